@@ -1,0 +1,9 @@
+//! Floor 0, the nouns: what a tenant, report, remediation and agent *are*. No rules, no I/O, no wire forms.
+
+pub mod actor;
+pub mod agent;
+pub mod ids;
+pub mod organization;
+pub mod remediation;
+pub mod report;
+pub mod time;

@@ -1,0 +1,185 @@
+//! The incident report and what it carries.
+
+use serde::{Deserialize, Serialize};
+
+use super::actor::Actor;
+use super::ids::{AgentId, RemediationId, ReportId, SubjectKey};
+use super::remediation::Remediation;
+use super::time::Timestamp;
+
+/// What a report means for tonight (mission.md, rule 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Low,
+    High,
+    Critical,
+}
+
+impl Severity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Low => "low",
+            Severity::High => "high",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
+/// The vendor's public status values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportStatus {
+    /// "Active": the SOC is still on it.
+    Sent,
+    AutoRemediating,
+    Closed,
+    /// The SOC withdrew it.
+    Dismissed,
+    PartnerDismissed,
+    /// A tombstone: the organization is being deleted.
+    Deleting,
+}
+
+impl ReportStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReportStatus::Sent => "sent",
+            ReportStatus::AutoRemediating => "auto_remediating",
+            ReportStatus::Closed => "closed",
+            ReportStatus::Dismissed => "dismissed",
+            ReportStatus::PartnerDismissed => "partner_dismissed",
+            ReportStatus::Deleting => "deleting",
+        }
+    }
+
+    /// Open: something may still be done under it (the word of rows R9, R12, R13 and R18).
+    pub fn is_open(self) -> bool {
+        match self {
+            ReportStatus::Sent | ReportStatus::AutoRemediating => true,
+            ReportStatus::Closed | ReportStatus::Dismissed | ReportStatus::PartnerDismissed | ReportStatus::Deleting => false,
+        }
+    }
+}
+
+/// Where a `sent` report stands. Derived by `machine::gate`, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    InRevision,
+    AwaitingApproval,
+    Blocked,
+    Remediating,
+    Ready,
+}
+
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::InRevision => "in_revision",
+            Phase::AwaitingApproval => "awaiting_approval",
+            Phase::Blocked => "blocked",
+            Phase::Remediating => "remediating",
+            Phase::Ready => "ready",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttackKind {
+    Phishing,
+    MalwarePersistence,
+    IdentityCompromise,
+    Unknown,
+}
+
+impl AttackKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttackKind::Phishing => "phishing",
+            AttackKind::MalwarePersistence => "malware_persistence",
+            AttackKind::IdentityCompromise => "identity_compromise",
+            AttackKind::Unknown => "unknown",
+        }
+    }
+}
+
+/// A way back in for the attacker (mission.md, rule 5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foothold {
+    pub id: String,
+    pub kind: String,
+    #[serde(default)]
+    pub description: String,
+    /// The items of the *current* plan that remove it.
+    #[serde(default)]
+    pub remediation_ids: Vec<RemediationId>,
+}
+
+/// The account a report without a host is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub id: super::ids::IdentityId,
+    #[serde(default)]
+    pub name: String,
+}
+
+/// The parts of a report that people read: replaced as a whole by `incident_report.updated`, decided upon by no rule.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReportText {
+    pub subject: String,
+    pub summary: String,
+    pub body: String,
+    pub indicator_types: Vec<String>,
+}
+
+/// A report as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub id: ReportId,
+    pub subject_key: SubjectKey,
+    pub agent_id: Option<AgentId>,
+    pub identity: Option<Identity>,
+    pub platform: String,
+    pub hostname: Option<String>,
+    pub severity: Severity,
+    pub status: ReportStatus,
+    pub attack_kind: AttackKind,
+    pub text: ReportText,
+    pub simulated: bool,
+    pub isolate_host: bool,
+
+    /// Counts the SOC's issues of the plan, from 1.
+    pub plan_revision: u64,
+    /// The current plan was rejected and has not been issued again (R7).
+    pub in_revision: bool,
+    /// Items of the current plan, and those of old plans (`revision` tells).
+    pub remediations: Vec<Remediation>,
+    pub footholds: Vec<Foothold>,
+
+    pub sent_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub status_updated_at: Timestamp,
+    pub closed_at: Option<Timestamp>,
+    /// Who or what closed it: `resolved`, or the cause of the row that did.
+    pub closed_by: Option<String>,
+
+    /// The gate has refused a resolution since the phase was last `ready`; who asked last (resolution_unblocked).
+    pub refused_resolution: Option<Actor>,
+
+    /// The `sequence` of the last event published about this report.
+    pub sequence: u64,
+}
+
+impl Report {
+    /// Items of the current plan.
+    pub fn plan(&self) -> impl Iterator<Item = &Remediation> {
+        self.remediations.iter().filter(|item| item.revision == self.plan_revision)
+    }
+
+    /// An item of the current plan.
+    pub fn item(&self, id: RemediationId) -> Option<&Remediation> {
+        self.plan().find(|item| item.id == id)
+    }
+}

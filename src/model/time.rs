@@ -1,0 +1,38 @@
+//! Points in time and spans. The only file that reads the system's clock.
+//!
+//! Everything is UTC at millisecond precision: what is stored, compared and published is the same value,
+//! so that a decision replayed from its record gives the same bytes.
+
+use jiff::SignedDuration;
+pub use jiff::Timestamp;
+
+/// A span of time. Ours are whole milliseconds.
+pub type Span = SignedDuration;
+
+/// The system's clock, cut to milliseconds.
+pub fn system_now() -> Timestamp {
+    millis(Timestamp::now())
+}
+
+/// `at` cut to milliseconds.
+pub fn millis(at: Timestamp) -> Timestamp {
+    // as_millisecond rounds towards zero; a Timestamp made of its own milliseconds is in range
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+}
+
+/// `at + span`, held at the end of representable time instead of wrapping or panicking.
+pub fn after(at: Timestamp, span: Span) -> Timestamp {
+    at.checked_add(span).unwrap_or(if span.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
+}
+
+pub const fn minutes(n: i64) -> Span {
+    Span::from_secs(n * 60)
+}
+
+pub const fn hours(n: i64) -> Span {
+    Span::from_secs(n * 3_600)
+}
+
+pub const fn days(n: i64) -> Span {
+    Span::from_secs(n * 86_400)
+}
