@@ -309,6 +309,8 @@ pub struct Attempt {
     /// The survey that delivered it.
     pub survey_at: Timestamp,
     pub lease_until: Timestamp,
+    /// The host's boot when it was delivered; a later survey with another one has rebooted (T8).
+    pub boot_id: Option<String>,
     /// Id of the survey's event: the cause of what the outcome publishes.
     pub cause: String,
     pub traceparent: Option<String>,

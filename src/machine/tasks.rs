@@ -1,0 +1,445 @@
+//! The T table: remediations, and as tasks what the agent makes of them.
+
+use crate::model::agent::{Presence, Survey};
+use crate::model::ids::ReportId;
+use crate::model::remediation::{Attempt, Cancellation, OutcomeClass, OutcomeCode, Remediation, RemediationType, State};
+use crate::model::report::Report;
+use crate::model::time::{Timestamp, after};
+
+use super::decision::{AttemptOrder, Decision, Ignored};
+use super::draft::Draft;
+use super::event::{AttemptEnd, TaskRequest};
+use super::notice::RefusalCode;
+use super::order::{has_open_forerunner, rank};
+use super::policy::{LEASE, MAX_ATTEMPTS, delivery_window, retry_pause};
+use super::reports::requested_item;
+use super::timers::plays_surveys;
+
+/// Whether a row of the T table leads from one state to the other (invariant 7).
+pub fn is_transition(from: State, to: State) -> bool {
+    use State::{
+        AwaitingHuman, Cancelled, Completed, Delivered, Expired, Failed, Held, OutcomeUnknown, Queued, RebootPending, RetryWait, Unapproved,
+    };
+    match (from, to) {
+        // T2, T2c, T2m
+        (Unapproved, Queued | AwaitingHuman)
+        // T1k, when the equal item of the old plan ends well only after the revision
+        | (Unapproved | Queued | Held | RetryWait | AwaitingHuman, Completed)
+        // T4, T5
+        | (Queued, Held | Delivered)
+        | (Held, Queued)
+        // T7, T8, T9, T11, T12
+        | (Delivered, Completed | RebootPending | RetryWait | Failed | OutcomeUnknown)
+        | (RebootPending, Completed)
+        // T10
+        | (RetryWait, Queued)
+        // T13
+        | (OutcomeUnknown, Completed | RetryWait | Failed)
+        // T14
+        | (Queued | Held | RetryWait | OutcomeUnknown, Expired)
+        // T16
+        | (Failed | Expired | Cancelled(Cancellation::Requested), Queued)
+        // T20
+        | (Completed, AwaitingHuman) => true,
+        // T3
+        (Unapproved, Cancelled(why)) => why != Cancellation::Requested,
+        // T18
+        (Queued | Held | RetryWait, Cancelled(_)) => true,
+        // R8 supersedes what is not completed; what was in the field is superseded at its end
+        (AwaitingHuman | Failed | Expired | Delivered | OutcomeUnknown | RebootPending, Cancelled(Cancellation::Superseded)) => true,
+        _ => false,
+    }
+}
+
+/// T2, T2m and T2c: consent is given, by approval or because containment needs none.
+pub(super) fn consent(draft: &mut Draft<'_>, id: ReportId, index: usize) {
+    let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { return };
+    let (now, approved_at) = (draft.now, draft.event.time);
+    if item.kind == RemediationType::Manual {
+        draft.move_item(id, index, State::AwaitingHuman, |item| item.approved_at = Some(approved_at));
+    } else {
+        draft.move_item(id, index, State::Queued, |item| queue(item, approved_at, now));
+    }
+}
+
+/// A new generation (T2, T2c, T16): attempts count anew.
+fn queue(item: &mut Remediation, approved_at: Timestamp, now: Timestamp) {
+    item.reason = None;
+    item.waived = false;
+    item.approved_at = Some(approved_at);
+    item.deliver_by = Some(after(now, delivery_window(item.action.listed())));
+    item.generation += 1;
+    item.attempt = 0;
+    item.tries = 0;
+    item.next_attempt_at = None;
+}
+
+/// T3, T18 and the supersession of R8.
+pub(super) fn cancel(draft: &mut Draft<'_>, id: ReportId, index: usize, why: Cancellation) {
+    draft.move_item(id, index, State::Cancelled(why), |item| {
+        item.reason = Some(why.as_str().into());
+        item.next_attempt_at = None;
+        item.open_attempt = None;
+    });
+}
+
+/// What a survey does for the tasks of its agent: T8, T13, T10, then T4 and T5 in the order of ranks.
+pub(super) fn survey_tasks(draft: &mut Draft<'_>, survey: &Survey) {
+    for (id, index) in all_tasks(draft) {
+        let Some(report) = draft.report(id) else { continue };
+        let Some(item) = report.remediations.get(index) else { continue };
+        match item.state {
+            State::OutcomeUnknown => settle_unknown(draft, id, index, survey),
+            State::RebootPending => reboot_seen(draft, id, index, survey),
+            _ => {}
+        }
+        let due = |item: &Remediation| item.state == State::RetryWait && item.next_attempt_at.is_some_and(|at| at <= survey.surveyed_at);
+        if draft.report(id).and_then(|report| report.remediations.get(index)).is_some_and(due) {
+            // T10
+            draft.move_item(id, index, State::Queued, |item| item.next_attempt_at = None);
+        }
+    }
+    release_held(draft);
+    deliver(draft, survey.surveyed_at);
+}
+
+/// T13. The attempt counts: it may have run.
+fn settle_unknown(draft: &mut Draft<'_>, id: ReportId, index: usize, survey: &Survey) {
+    let Some(report) = draft.report(id) else { return };
+    let Some(item) = report.remediations.get(index) else { return };
+    if !item.open_attempt.as_ref().is_some_and(|attempt| attempt.survey_at < survey.surveyed_at) {
+        return;
+    }
+    let mut linked = report.footholds.iter().filter(|foothold| foothold.remediation_ids.contains(&item.id)).peekable();
+    let gone = item.revision == report.plan_revision
+        && linked.peek().is_some()
+        && survey.footholds_present.as_ref().is_some_and(|present| linked.all(|foothold| !present.contains(&foothold.id)));
+    if gone {
+        complete(draft, id, index, Some("foothold_gone"));
+    } else {
+        attempt_failed(draft, id, index, "outcome_unknown");
+    }
+}
+
+/// The second half of T8.
+fn reboot_seen(draft: &mut Draft<'_>, id: ReportId, index: usize, survey: &Survey) {
+    let Some(seen) = &survey.boot_id else { return };
+    let before = draft.report(id).and_then(|report| report.remediations.get(index)?.open_attempt.as_ref()?.boot_id.clone());
+    match before {
+        Some(before) if before == *seen => {}
+        Some(_) => complete(draft, id, index, Some("rebooted")),
+        // no boot was known at delivery: this survey's is the one to compare with
+        None => {
+            if let Some(attempt) = draft.change(id).and_then(|report| report.remediations.get_mut(index)?.open_attempt.as_mut()) {
+                attempt.boot_id = Some(seen.clone());
+            }
+        }
+    }
+}
+
+/// T7, and T13 where the foothold is gone; then T1k for the equal item of the current plan.
+fn complete(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: Option<&str>) {
+    draft.move_item(id, index, State::Completed, |item| {
+        item.reason = reason.map(str::to_owned);
+        item.open_attempt = None;
+        item.next_attempt_at = None;
+    });
+    let Some(report) = draft.report(id) else { return };
+    let Some(done) = report.remediations.get(index) else { return };
+    if done.revision == report.plan_revision {
+        return;
+    }
+    let twin = report.remediations.iter().position(|item| {
+        let waits = matches!(
+            item.state,
+            State::Unapproved | State::Queued | State::Held | State::RetryWait | State::AwaitingHuman
+        );
+        item.revision == report.plan_revision && waits && item.same_fingerprint(done)
+    });
+    if let Some(twin) = twin {
+        draft.move_item(id, twin, State::Completed, |item| item.reason = Some("kept".into()));
+    }
+}
+
+/// T9 or, with the attempts used up, T11; an item of an old plan is superseded instead (R8).
+fn attempt_failed(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &str) {
+    let Some(report) = draft.report(id) else { return };
+    let Some(item) = report.remediations.get(index) else { return };
+    if item.revision != report.plan_revision {
+        cancel(draft, id, index, Cancellation::Superseded);
+        return;
+    }
+    let survey_at = item.open_attempt.as_ref().map(|attempt| attempt.survey_at);
+    let next = survey_at.filter(|_| item.attempt < MAX_ATTEMPTS);
+    let pause = retry_pause(draft.policy.survey_interval, item.id.0, item.attempt);
+    let to = if next.is_some() { State::RetryWait } else { State::Failed };
+    draft.move_item(id, index, to, |item| {
+        item.reason = Some(reason.into());
+        item.open_attempt = None;
+        item.next_attempt_at = next.map(|at| after(at, pause));
+    });
+}
+
+/// T4 back: held tasks whose forerunners have ended and whose agent answers.
+pub(super) fn release_held(draft: &mut Draft<'_>) {
+    if draft.subject.agent.as_ref().is_some_and(|agent| agent.presence == Presence::Unresponsive) {
+        return;
+    }
+    for (id, index) in all_tasks(draft) {
+        let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
+        if item.state == State::Held && !has_open_forerunner(&draft.subject, id, item) {
+            draft.move_item(id, index, State::Queued, |_| {});
+        }
+    }
+}
+
+/// T5 for every queued task that may run in this survey, T4 for those that have to wait for another.
+fn deliver(draft: &mut Draft<'_>, surveyed_at: Timestamp) {
+    for (id, index) in all_tasks(draft) {
+        let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
+        let may_run = item.state == State::Queued
+            && item.approved_at.is_some_and(|approved| approved <= surveyed_at)
+            && item.last_attempt_survey.is_none_or(|last| last < surveyed_at)
+            && item.deliver_by.is_some_and(|by| draft.now < by);
+        if !may_run {
+            continue;
+        }
+        if has_open_forerunner(&draft.subject, id, item) {
+            draft.move_item(id, index, State::Held, |_| {});
+        } else {
+            start_attempt(draft, id, index, surveyed_at);
+        }
+    }
+}
+
+/// T5. The attempt is in the record, and so in the commit, before the order for it leaves the process.
+fn start_attempt(draft: &mut Draft<'_>, id: ReportId, index: usize, surveyed_at: Timestamp) {
+    let tenant = draft.subject.tenant;
+    let boot_id = draft.subject.agent.as_ref().and_then(|agent| agent.boot_id.clone());
+    let lease_until = after(draft.now, LEASE);
+    let (cause, traceparent) = (draft.event.id.clone(), draft.event.traceparent.clone());
+    draft.move_item(id, index, State::Delivered, |item| {
+        item.attempt += 1;
+        item.tries = 0;
+        item.reason = None;
+        item.next_attempt_at = None;
+        item.last_attempt_survey = Some(surveyed_at);
+        item.open_attempt = Some(Attempt {
+            id: format!("{tenant}/{id}/{}/{}/g{}/a{}", item.revision, item.id, item.generation, item.attempt),
+            survey_at: surveyed_at,
+            lease_until,
+            boot_id,
+            cause,
+            traceparent,
+        });
+    });
+    let on_host = draft.subject.key.agent().is_some();
+    let started_at = draft.now;
+    let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { return };
+    let Some(attempt) = &item.open_attempt else { return };
+    let order = AttemptOrder {
+        report: id,
+        revision: item.revision,
+        remediation: item.id,
+        attempt_id: attempt.id.clone(),
+        action: item.action.clone(),
+        started_at,
+        on_host,
+        simulate: item.simulate.clone(),
+        simulate_cursor: item.simulate_cursor,
+        cause: attempt.cause.clone(),
+        traceparent: attempt.traceparent.clone(),
+    };
+    draft.start_attempt(order);
+}
+
+/// T7, T8, T9, T11: the outcome of the attempt that is open; then the next in order, within the same survey.
+pub(super) fn attempt_ended(mut draft: Draft<'_>, end: &AttemptEnd) -> Decision {
+    let is_it = |item: &Remediation| {
+        item.id == end.remediation
+            && item.revision == end.revision
+            && item.state == State::Delivered
+            && item.open_attempt.as_ref().is_some_and(|attempt| attempt.id == end.attempt_id)
+    };
+    let Some(index) = draft.report(end.report).and_then(|report| report.remediations.iter().position(is_it)) else {
+        return Decision::Ignored(Ignored::Nothing);
+    };
+    let id = end.report;
+    let mut surveyed_at = None;
+    if let Some(item) = draft.change(id).and_then(|report| report.remediations.get_mut(index)) {
+        item.tries = end.tries;
+        item.simulate_cursor = item.simulate_cursor.saturating_add(end.tries);
+        surveyed_at = item.open_attempt.as_ref().map(|attempt| attempt.survey_at);
+    }
+    match end.code.class() {
+        OutcomeClass::Success => complete(&mut draft, id, index, (end.code.0 != "ok").then_some(end.code.0.as_str())),
+        OutcomeClass::NeedsReboot => {
+            draft.move_item(id, index, State::RebootPending, |item| item.reason = Some(end.code.0.clone()));
+        }
+        OutcomeClass::Transient => attempt_failed(&mut draft, id, index, &end.code.0),
+        OutcomeClass::Permanent => fail(&mut draft, id, index, &end.code),
+    }
+    release_held(&mut draft);
+    if let Some(surveyed_at) = surveyed_at {
+        deliver(&mut draft, surveyed_at);
+    }
+    draft.finish()
+}
+
+/// T11 for a permanent outcome.
+fn fail(draft: &mut Draft<'_>, id: ReportId, index: usize, code: &OutcomeCode) {
+    let old_plan = |report: &Report| report.remediations.get(index).is_some_and(|item| item.revision != report.plan_revision);
+    if draft.report(id).is_some_and(old_plan) {
+        cancel(draft, id, index, Cancellation::Superseded);
+        return;
+    }
+    draft.move_item(id, index, State::Failed, |item| {
+        item.reason = Some(code.0.clone());
+        item.open_attempt = None;
+    });
+}
+
+/// T12 for the leases and T14 for the deliveries that are due, and a played survey where no agent makes one.
+pub(super) fn timer_due(mut draft: Draft<'_>) -> Decision {
+    let due = draft.event.time;
+    for (id, index) in all_tasks(&draft) {
+        let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
+        let lease_passed = item.open_attempt.as_ref().is_some_and(|attempt| attempt.lease_until <= due);
+        if item.state == State::Delivered && lease_passed {
+            lose_outcome(&mut draft, id, index, "lease_passed");
+        }
+        let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
+        let waits = matches!(item.state, State::Queued | State::Held | State::RetryWait | State::OutcomeUnknown);
+        if waits && item.deliver_by.is_some_and(|by| by <= due) {
+            expire(&mut draft, id, index);
+        }
+    }
+    release_held(&mut draft);
+    if plays_surveys(draft.subject.key) {
+        let played = Survey {
+            agent_id: crate::model::ids::AgentId(0),
+            surveyed_at: due,
+            hostname: None,
+            platform: None,
+            agent_version: None,
+            boot_id: None,
+            footholds_present: None,
+            isolated: None,
+        };
+        survey_tasks(&mut draft, &played);
+    }
+    draft.finish()
+}
+
+/// T14; an item of an old plan is superseded instead (R8).
+fn expire(draft: &mut Draft<'_>, id: ReportId, index: usize) {
+    let old_plan = |report: &Report| report.remediations.get(index).is_some_and(|item| item.revision != report.plan_revision);
+    if draft.report(id).is_some_and(old_plan) {
+        cancel(draft, id, index, Cancellation::Superseded);
+        return;
+    }
+    draft.move_item(id, index, State::Expired, |item| {
+        item.reason = Some("deliver_by_passed".into());
+        item.open_attempt = None;
+        item.next_attempt_at = None;
+    });
+}
+
+/// T12 after a start: whoever ran the attempts is gone with the process.
+pub(super) fn recovered(mut draft: Draft<'_>) -> Decision {
+    let mut any = false;
+    for (id, index) in all_tasks(&draft) {
+        if draft.report(id).and_then(|report| report.remediations.get(index)).is_some_and(|item| item.state == State::Delivered) {
+            lose_outcome(&mut draft, id, index, "service_restarted");
+            any = true;
+        }
+    }
+    if any { draft.finish() } else { Decision::Ignored(Ignored::Nothing) }
+}
+
+/// T12.
+fn lose_outcome(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &str) {
+    draft.move_item(id, index, State::OutcomeUnknown, |item| item.reason = Some(reason.into()));
+}
+
+/// T20, done.
+pub(super) fn manual_completed(draft: Draft<'_>, request: &TaskRequest) -> Decision {
+    manual(draft, request, State::AwaitingHuman, State::Completed)
+}
+
+/// T20, undone.
+pub(super) fn manual_uncompleted(draft: Draft<'_>, request: &TaskRequest) -> Decision {
+    manual(draft, request, State::Completed, State::AwaitingHuman)
+}
+
+fn manual(draft: Draft<'_>, request: &TaskRequest, from: State, to: State) -> Decision {
+    let (mut draft, index) = match requested_item(draft, request.report, request.remediation, &request.actor) {
+        Ok(found) => found,
+        Err(answer) => return *answer,
+    };
+    let Some(item) = draft.report(request.report).and_then(|report| report.remediations.get(index)) else {
+        return Decision::Ignored(Ignored::Nothing);
+    };
+    if item.kind != RemediationType::Manual {
+        return draft.refuse(request.report, RefusalCode::WrongState, "only a manual step is marked by hand".into());
+    }
+    if item.state == to {
+        return Decision::Ignored(Ignored::Nothing);
+    }
+    if item.state != from {
+        let message = format!("the step is {}", item.state.as_str());
+        return draft.refuse(request.report, RefusalCode::WrongState, message);
+    }
+    draft.move_item(request.report, index, to, |item| item.reason = None);
+    draft.finish()
+}
+
+/// T16.
+pub(super) fn retry_requested(draft: Draft<'_>, request: &TaskRequest) -> Decision {
+    let (mut draft, index) = match requested_item(draft, request.report, request.remediation, &request.actor) {
+        Ok(found) => found,
+        Err(answer) => return *answer,
+    };
+    let Some(item) = draft.report(request.report).and_then(|report| report.remediations.get(index)) else {
+        return Decision::Ignored(Ignored::Nothing);
+    };
+    if !matches!(item.state, State::Failed | State::Expired | State::Cancelled(Cancellation::Requested)) {
+        let message = format!("a task that is {} is not retried by hand", item.state.as_str());
+        return draft.refuse(request.report, RefusalCode::WrongState, message);
+    }
+    let (now, asked_at) = (draft.now, draft.event.time);
+    draft.move_item(request.report, index, State::Queued, |item| queue(item, asked_at, now));
+    draft.finish()
+}
+
+/// T18.
+pub(super) fn cancel_requested(draft: Draft<'_>, request: &TaskRequest) -> Decision {
+    let (mut draft, index) = match requested_item(draft, request.report, request.remediation, &request.actor) {
+        Ok(found) => found,
+        Err(answer) => return *answer,
+    };
+    let Some(item) = draft.report(request.report).and_then(|report| report.remediations.get(index)) else {
+        return Decision::Ignored(Ignored::Nothing);
+    };
+    if !matches!(item.state, State::Queued | State::Held | State::RetryWait) {
+        let message = format!("a task that is {} cannot be cancelled", item.state.as_str());
+        return draft.refuse(request.report, RefusalCode::WrongState, message);
+    }
+    cancel(&mut draft, request.report, index, Cancellation::Requested);
+    release_held(&mut draft);
+    draft.finish()
+}
+
+/// Every task of every report of the subject, in the order in which an agent takes them.
+fn all_tasks(draft: &Draft<'_>) -> Vec<(ReportId, usize)> {
+    let mut tasks: Vec<_> = draft
+        .subject
+        .reports
+        .values()
+        .flat_map(|report| report.remediations.iter().enumerate().map(move |(index, item)| (report.id, index, item)))
+        .filter(|(_, _, item)| item.kind.is_task())
+        .map(|(id, index, item)| (rank(item), id, item.id, item.revision, index))
+        .collect();
+    tasks.sort_unstable();
+    tasks.into_iter().map(|(_, id, _, _, index)| (id, index)).collect()
+}
