@@ -238,6 +238,34 @@ fn an_unfinished_creation_is_started_over() {
     }
 }
 
+/// sled 0.34 does not report such a panic: the write is never done and `flush` waits for ever.
+#[test]
+fn a_dead_thread_of_sled_fails_the_store() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let rows = small(dir.path());
+    let store = open(dir.path()).unwrap();
+    let sled_thread = std::thread::Builder::new()
+        .name("sled-io-0".to_owned())
+        .spawn(|| panic!("as sled does"));
+    sled_thread.unwrap().join().unwrap_err();
+    let mut batch = Batch::default();
+    batch.put(b"later".to_vec(), vec![]);
+    let refused = store.commit(&batch);
+    assert!(
+        matches!(&refused, Err(StoreError::Poisoned { first }) if first.contains("panicked")),
+        "{refused:?}"
+    );
+    // What was committed can be read; sled is not closed but left alone, so it keeps its file until the
+    // process ends.
+    assert_eq!(store.scan(b"", b"", usize::MAX).unwrap(), rows);
+    drop(store);
+    assert!(matches!(
+        open(dir.path()).map(drop),
+        Err(StoreError::Locked { .. })
+    ));
+}
+
 /// Flips one random bit among the first `used` bytes of `file`, in copies of `made`, and counts what
 /// became of it.
 fn flip(made: &Path, file: &str, used: u64, expected: &[Row], flips: u64, dice: &mut Dice) {
@@ -294,16 +322,20 @@ fn a_flipped_bit_changes_nothing_or_is_refused() {
     }
 }
 
-/// A session that wrote several segments: sled skips the rest of a segment from a damaged record on.
+/// A session that wrote several segments over the pages of an earlier one. What refuses these is the
+/// commit count alone: sled opens such a store with the commits before the damage, and says nothing.
 #[test]
-fn a_flipped_bit_in_an_older_segment_is_refused() {
+fn a_flipped_bit_in_a_long_log_changes_nothing_or_is_refused() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
+    fill(&open(dir.path()).unwrap(), 2_000_000, 4000, &mut Dice(2));
+    read(dir.path()).unwrap();
     let store = open(dir.path()).unwrap();
-    fill(&store, 8_000_000, 4000, &mut Dice(3));
+    // Most rows are last written early; a few go on to fill the following segments.
+    fill(&store, 2_000_000, 4000, &mut Dice(3));
+    fill(&store, 6_000_000, 100, &mut Dice(4));
     let rows = store.scan(b"", b"", usize::MAX).unwrap();
     drop(store);
     let len = fs::metadata(dir.path().join("db")).unwrap().len();
-    println!("db has {len} bytes");
-    flip(dir.path(), "db", len, &rows, 8, &mut Dice(11));
+    flip(dir.path(), "db", len, &rows, 12, &mut Dice(11));
 }
