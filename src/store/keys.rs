@@ -1,0 +1,148 @@
+//! Keys: how rows are named and ordered in a partition's store. Nothing else builds or takes apart a key.
+//!
+//! Keys are text, numbers that order are 16 hexadecimal digits:
+//!
+//! | key | row |
+//! |---|---|
+//! | `s/<tenant>/<subject>` | a subject: its agent, and which of its reports are live |
+//! | `r/<tenant>/<report>` | a report; it names its subject, and so is the index from report to subject |
+//! | `i/<tenant>/<id hash>` | inbox: an event applied within the dedupe window |
+//! | `o/<n>` | outbox: an event to publish, in order |
+//! | `t/<due>/<tenant>/<subject>` | a subject's timer |
+//! | `x/<tenant>/<subject>` | the subject has attempts in the field |
+//! | `p/<tenant>/<report>/<n>` | a parked event |
+//! | `d/<tenant>/<n>` | a dead letter (`-` where no tenant could be read) |
+//! | `m/<name>` | the partition itself: its clock |
+
+use crate::model::ids::{AgentId, IdentityId, ReportId, SubjectKey, TenantId};
+use crate::model::time::Timestamp;
+
+pub const OUTBOX: &[u8] = b"o/";
+pub const TIMERS: &[u8] = b"t/";
+pub const OPEN_ATTEMPTS: &[u8] = b"x/";
+pub const PARKED: &[u8] = b"p/";
+pub const DEAD_LETTERS: &[u8] = b"d/";
+pub const REPORTS: &[u8] = b"r/";
+pub const SUBJECTS: &[u8] = b"s/";
+pub const INBOX: &[u8] = b"i/";
+pub const CLOCK: &[u8] = b"m/clock";
+
+pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
+    format!("s/{tenant}/{key}").into_bytes()
+}
+
+pub fn report(tenant: TenantId, report: ReportId) -> Vec<u8> {
+    format!("r/{tenant}/{report}").into_bytes()
+}
+
+pub fn reports_of(tenant: TenantId) -> Vec<u8> {
+    format!("r/{tenant}/").into_bytes()
+}
+
+pub fn inbox(tenant: TenantId, id_hash: &[u8; 16]) -> Vec<u8> {
+    let mut key = format!("i/{tenant}/").into_bytes();
+    key.extend_from_slice(id_hash);
+    key
+}
+
+pub fn outbox(n: u64) -> Vec<u8> {
+    format!("o/{n:016x}").into_bytes()
+}
+
+/// The number in an outbox key.
+pub fn outbox_number(key: &[u8]) -> Option<u64> {
+    number(key.strip_prefix(OUTBOX)?)
+}
+
+pub fn timer(due: Timestamp, tenant: TenantId, subject: SubjectKey) -> Vec<u8> {
+    // milliseconds before 1970 do not occur: event times are checked at the edge
+    format!("t/{:016x}/{tenant}/{subject}", due.as_millisecond().max(0)).into_bytes()
+}
+
+/// What a timer key says.
+pub fn timer_parts(key: &[u8]) -> Option<(Timestamp, TenantId, SubjectKey)> {
+    let text = std::str::from_utf8(key.strip_prefix(TIMERS)?).ok()?;
+    let (due, rest) = text.split_once('/')?;
+    let due = Timestamp::from_millisecond(i64::from_str_radix(due, 16).ok()?).ok()?;
+    let (tenant, subject) = tenant_and_subject(rest)?;
+    Some((due, tenant, subject))
+}
+
+pub fn open_attempts(tenant: TenantId, subject: SubjectKey) -> Vec<u8> {
+    format!("x/{tenant}/{subject}").into_bytes()
+}
+
+pub fn open_attempts_parts(key: &[u8]) -> Option<(TenantId, SubjectKey)> {
+    tenant_and_subject(std::str::from_utf8(key.strip_prefix(OPEN_ATTEMPTS)?).ok()?)
+}
+
+pub fn parked(tenant: TenantId, report: ReportId, n: u64) -> Vec<u8> {
+    format!("p/{tenant}/{report}/{n:016x}").into_bytes()
+}
+
+/// Tenant, report and number of a parked row.
+pub fn parked_parts(key: &[u8]) -> Option<(TenantId, ReportId, u64)> {
+    let text = std::str::from_utf8(key.strip_prefix(PARKED)?).ok()?;
+    let mut parts = text.split('/');
+    let (tenant, report, n) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((tenant.parse().ok()?, ReportId(report.parse().ok()?), number(n.as_bytes())?))
+}
+
+pub fn dead_letter(tenant: Option<TenantId>, n: u64) -> Vec<u8> {
+    match tenant {
+        Some(tenant) => format!("d/{tenant}/{n:016x}").into_bytes(),
+        None => format!("d/-/{n:016x}").into_bytes(),
+    }
+}
+
+/// Tenant and number of a dead letter row.
+pub fn dead_letter_parts(key: &[u8]) -> Option<(Option<TenantId>, u64)> {
+    let text = std::str::from_utf8(key.strip_prefix(DEAD_LETTERS)?).ok()?;
+    let (tenant, n) = text.split_once('/')?;
+    let tenant = if tenant == "-" { None } else { Some(tenant.parse().ok()?) };
+    Some((tenant, number(n.as_bytes())?))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+fn tenant_and_subject(text: &str) -> Option<(TenantId, SubjectKey)> {
+    let (tenant, subject) = text.split_once('/')?;
+    let (kind, id) = subject.split_once('/')?;
+    let id = id.parse().ok()?;
+    let subject = match kind {
+        "agents" => SubjectKey::Agent(AgentId(id)),
+        "identities" => SubjectKey::Identity(IdentityId(id)),
+        "reports" => SubjectKey::Report(ReportId(id)),
+        _ => return None,
+    };
+    Some((tenant.parse().ok()?, subject))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TENANT: TenantId = TenantId { account: 5, organization: 4 };
+
+    #[test]
+    fn keys_can_be_taken_apart() {
+        let due = Timestamp::from_millisecond(1_795_425_600_123).expect("in range");
+        for subject in [SubjectKey::Agent(AgentId(12)), SubjectKey::Identity(IdentityId(7)), SubjectKey::Report(ReportId(9))] {
+            assert_eq!(timer_parts(&timer(due, TENANT, subject)), Some((due, TENANT, subject)));
+            assert_eq!(open_attempts_parts(&open_attempts(TENANT, subject)), Some((TENANT, subject)));
+        }
+        assert_eq!(parked_parts(&parked(TENANT, ReportId(1), 2)), Some((TENANT, ReportId(1), 2)));
+        assert_eq!(dead_letter_parts(&dead_letter(None, 3)), Some((None, 3)));
+        assert_eq!(dead_letter_parts(&dead_letter(Some(TENANT), 3)), Some((Some(TENANT), 3)));
+        assert_eq!(outbox_number(&outbox(u64::MAX)), Some(u64::MAX));
+    }
+
+    #[test]
+    fn outbox_and_timer_keys_order_as_their_numbers() {
+        assert!(outbox(9) < outbox(10) && outbox(255) < outbox(256));
+        let at = |ms| timer(Timestamp::from_millisecond(ms).expect("in range"), TENANT, SubjectKey::Report(ReportId(1)));
+        assert!(at(999) < at(1_000) && at(1_000) < at(1_700_000_000_000));
+    }
+}
