@@ -1,6 +1,15 @@
 //! remedyd: drives every approved remediation of a security incident to done, refuses to close the report
 //! until it is, says exactly what is in the way, and loses nothing.
+//!
+//! Floors, from the ground up; imports go only downwards (`tests/architecture.rs` holds the list):
+//! [`model`] (nouns), [`machine`] (rules, pure), then side by side and unknown to each other `wire` (JSON),
+//! [`store`] (disk), `broker` (AMQP), `agent` (simulated hosts) and [`config`]; `pipeline` joins them;
+//! [`cli`] is what a person starts.
+//!
+//! Reading order: `model`, `machine`, the ports in `store` and `broker`, `pipeline`, then the rest.
 
+pub mod cli;
+pub mod config;
 pub mod machine;
 pub mod model;
 pub mod store;

@@ -103,9 +103,14 @@ pub enum PublishError {
 pub enum LinkState {
     Connecting,
     /// Consuming on both lanes and able to publish.
-    Ready { epoch: u64 },
+    Ready {
+        epoch: u64,
+    },
     /// The broker has blocked publishing (`connection.blocked`); consuming goes on.
-    Blocked { epoch: u64, reason: String },
+    Blocked {
+        epoch: u64,
+        reason: String,
+    },
     Closed,
 }
 

@@ -16,9 +16,14 @@ pub enum Decision {
     /// Nothing changes: it is known already, or older than what is known (R19).
     Ignored(Ignored),
     /// Ahead of what is known (R19): keep it until `until`, and try again when `report` changes.
-    Park { report: ReportId, until: Timestamp },
+    Park {
+        report: ReportId,
+        until: Timestamp,
+    },
     /// It waited in vain (R19): dead letter `orphan`.
-    Orphan { report: ReportId },
+    Orphan {
+        report: ReportId,
+    },
 }
 
 /// Why an event changed nothing.

@@ -26,9 +26,15 @@ pub enum EventKind {
     ReportCreated(Box<NewReport>),
     ReportRevised(Box<Revision>),
     ReportUpdated(Box<ReportUpdate>),
-    CommentAdded { report: ReportId, data: Payload },
+    CommentAdded {
+        report: ReportId,
+        data: Payload,
+    },
     Approved(PlanDecision),
-    Rejected { decision: PlanDecision, comment: String },
+    Rejected {
+        decision: PlanDecision,
+        comment: String,
+    },
     ManualCompleted(TaskRequest),
     ManualUncompleted(TaskRequest),
     RetryRequested(TaskRequest),
@@ -95,7 +101,10 @@ pub enum Address {
     /// The subject that the report belongs to, by the index.
     Report(ReportId),
     /// A new report and the subject it will belong to, unless the report is known already.
-    NewReport { report: ReportId, subject: SubjectKey },
+    NewReport {
+        report: ReportId,
+        subject: SubjectKey,
+    },
     Subject(SubjectKey),
     /// The engine raised it for a subject that it holds.
     Given,

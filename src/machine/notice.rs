@@ -36,17 +36,40 @@ pub struct Notice {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
     Triaged(Box<Triage>),
-    StatusChanged { from: Option<ReportStatus>, to: ReportStatus, phase: Option<Phase>, cause: &'static str, actor: Option<Actor>, counts: Counts },
-    PhaseChanged { from: Phase, to: Phase },
-    ResolutionRefused { blockers: Vec<Blocker> },
+    StatusChanged {
+        from: Option<ReportStatus>,
+        to: ReportStatus,
+        phase: Option<Phase>,
+        cause: &'static str,
+        actor: Option<Actor>,
+        counts: Counts,
+    },
+    PhaseChanged {
+        from: Phase,
+        to: Phase,
+    },
+    ResolutionRefused {
+        blockers: Vec<Blocker>,
+    },
     ResolutionUnblocked,
     /// The inbound event of the same name, in the report's sequence.
     Updated(Payload),
     CommentAdded(Payload),
     RemediationStatusChanged(Box<RemediationChange>),
-    AgentStatusChanged { from: Option<Presence>, to: Presence },
-    Paged { reason: PageReason, severity: Severity, respond_by: Timestamp },
-    RequestRefused { request_type: &'static str, code: RefusalCode, message: String },
+    AgentStatusChanged {
+        from: Option<Presence>,
+        to: Presence,
+    },
+    Paged {
+        reason: PageReason,
+        severity: Severity,
+        respond_by: Timestamp,
+    },
+    RequestRefused {
+        request_type: &'static str,
+        code: RefusalCode,
+        message: String,
+    },
 }
 
 impl Body {

@@ -1,0 +1,25 @@
+# Thin on purpose: what a target does stands in the script or the cargo command it calls.
+.DEFAULT_GOAL := help
+.PHONY: help test lint docs demo bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+test: ## every test, against a broker of its own
+	@tests/run.sh
+
+lint: ## formatting and clippy
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+docs: ## the API documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+demo: ## the worked report, end to end
+	cargo run --release -- demo
+
+bench: ## micro-benchmarks
+	cargo bench
+
+clean: ## removes what was built
+	cargo clean

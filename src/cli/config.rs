@@ -1,0 +1,86 @@
+//! `remedyd config`: are the settings right, and what are they?
+//!
+//! Never here: what a setting means. Never printed: a secret.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::exit::Exit;
+use crate::config::{ConfigErrors, Overrides, Settings};
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Debug, Subcommand)]
+enum Question {
+    /// Say OK, or name everything that is wrong (exit 64)
+    Check(SettingsArgs),
+    /// Print the settings in force as TOML, defaults included, secrets redacted
+    Print(SettingsArgs),
+}
+
+/// The flags by which any command takes its settings: flags win over the environment, that over the file.
+///
+/// The broker's URL has no flag on purpose: a command line can be read by every user of the machine.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingsArgs {
+    /// Settings file (TOML)
+    #[arg(long, value_name = "FILE", env = "REMEDYD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Directory of the store [store.dir]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<String>,
+    /// The partition this process serves [amqp.partition]
+    #[arg(long, value_name = "P")]
+    pub partition: Option<String>,
+    /// Declare the broker's topology at start-up [amqp.apply_topology]
+    #[arg(long)]
+    pub apply_topology: bool,
+    /// How simulated hosts answer: steady, seeded [agents.model]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Seed of the seeded model [agents.seed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<String>,
+    /// Where `now` comes from: system, events [clock.source]
+    #[arg(long, value_name = "SOURCE")]
+    pub clock: Option<String>,
+    /// Form of the log: pretty, json [log.format]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged, e.g. info,remedyd=debug [log.filter]
+    #[arg(long, value_name = "FILTER")]
+    pub log_filter: Option<String>,
+}
+
+impl SettingsArgs {
+    /// File, environment of this process and these flags, checked together.
+    pub fn load(&self) -> Result<Settings, ConfigErrors> {
+        let overrides = Overrides::default()
+            .set("--store", "store.dir", self.store.as_deref())
+            .set("--partition", "amqp.partition", self.partition.as_deref())
+            .set("--apply-topology", "amqp.apply_topology", self.apply_topology.then_some("true"))
+            .set("--model", "agents.model", self.model.as_deref())
+            .set("--seed", "agents.seed", self.seed.as_deref())
+            .set("--clock", "clock.source", self.clock.as_deref())
+            .set("--log-format", "log.format", self.log_format.as_deref())
+            .set("--log-filter", "log.filter", self.log_filter.as_deref());
+        Settings::load(self.config.as_deref(), &overrides)
+    }
+}
+
+pub fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
+    match args.question {
+        Question::Check(settings) => {
+            settings.load()?;
+            println!("OK");
+        }
+        Question::Print(settings) => print!("{}", settings.load()?.to_toml()),
+    }
+    Ok(Exit::Ok.into())
+}

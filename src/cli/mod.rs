@@ -1,0 +1,47 @@
+//! The commands a person or a supervisor starts; one file per command.
+//!
+//! Never here: rules, or work that another entry point would need too. A command gathers its settings,
+//! calls the floors below and says how it went.
+
+pub mod config;
+pub mod exit;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::exit::Exit;
+
+/// Drives every approved remediation of a security incident to done.
+#[derive(Debug, Parser)]
+#[command(name = "remedyd", version, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the settings, or print those in force
+    Config(config::ConfigArgs),
+}
+
+/// Runs the command line and reports a failure on standard error, as one chain of causes.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // nothing is left to be done when even the terminal is gone
+            let _ = usage.print();
+            return if usage.use_stderr() { Exit::Config.into() } else { Exit::Ok.into() };
+        }
+    };
+    let outcome = match cli.command {
+        Command::Config(args) => config::run(args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("remedyd: {error:#}");
+        Exit::of(&error).into()
+    })
+}

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Runs every test against a private broker: what `make test` does.
+#
+#   tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]
+#
+# 1. Sees to it that RabbitMQ and pika are there (installs the Debian packages when run as root).
+# 2. Starts a broker of its own in a temporary directory (tests/support/rabbitmq.sh); no other is touched.
+# 3. Runs unit and integration tests (cargo-nextest if installed, else cargo test), then the doc tests.
+# 4. Stops what it started, however it ends, and passes the exit code on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+EX_UNAVAILABLE=69
+policy_written=''
+scratch=''
+
+say() { printf '%s\n' "run.sh: $*" >&2; }
+
+clean_up() {
+    local code=$?
+    trap - EXIT INT TERM
+    [ -z "$policy_written" ] || rm -f "$policy_written"
+    if [ -n "$scratch" ]; then
+        tests/support/rabbitmq.sh stop "$scratch/broker" </dev/null || say "the broker in $scratch/broker did not stop in order"
+        if [ "$code" -eq 0 ]; then rm -rf "$scratch"; else say "the broker's logs are kept in $scratch/broker/log"; fi
+    fi
+    exit "$code"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+has_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null; }
+# The system's Python: Debian's python3-pika is there and not in a version manager's.
+has_pika() { /usr/bin/python3 -c 'import pika' 2>/dev/null; }
+
+# The rabbitmq-server package starts a node of its own when it is configured, on the default ports, or fails to in
+# a container and is left half installed. policy-rc.d (exit 101: not allowed) is Debian's way to say: do not.
+forbid_services() {
+    [ ! -e /usr/sbin/policy-rc.d ] || return 0
+    policy_written=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' >"$policy_written"
+    chmod 755 "$policy_written"
+}
+
+install_missing() {
+    local missing=()
+    has_rabbitmq || missing+=(rabbitmq-server)
+    has_pika || missing+=(python3-pika)
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        say "the tests need ${missing[*]}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends ${missing[*]}"
+        exit "$EX_UNAVAILABLE"
+    fi
+    say "installing ${missing[*]}"
+    forbid_services
+    export DEBIAN_FRONTEND=noninteractive
+    # What counts is whether the programs are there afterwards; a service that would not start is not our concern.
+    { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } </dev/null >&2 || say "apt-get ended with $?"
+    if [ -n "$policy_written" ]; then
+        rm -f "$policy_written"
+        policy_written=''
+    fi
+    if ! has_rabbitmq || ! has_pika; then
+        say "could not install ${missing[*]}"
+        exit "$EX_UNAVAILABLE"
+    fi
+}
+
+start_broker() {
+    scratch=$(mktemp -d "${TMPDIR:-/tmp}/remedyd-tests.XXXXXX")
+    say "starting a private broker"
+    tests/support/rabbitmq.sh start "$scratch/broker" </dev/null >&2
+    REMEDYD_TEST_AMQP_URL=$(cat "$scratch/broker/url")
+    export REMEDYD_TEST_AMQP_URL
+}
+
+# Adds up what the runners said, in one line that does not depend on which of them there was.
+closing_line() {
+    awk '
+        /^ *Summary \[/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/ || $i ~ /^timed$/) f += $(i - 1) } seen = 1 }
+        /^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i - 1); if ($i ~ /^failed/) f += $(i - 1) } seen = 1 }
+        END { if (seen) printf "%d passed, %d failed\n", p, f; else print "no test ran" }
+    ' "$1"
+}
+
+run_tests() {
+    local log=$scratch/output code=0 locked=()
+    [ -z "${CI:-}" ] || locked=(--locked)
+    export CARGO_TERM_COLOR=never
+    {
+        if cargo nextest --version >/dev/null 2>&1; then
+            cargo nextest run --no-fail-fast "${locked[@]}" "$@" || code=$?
+        else
+            cargo test --no-fail-fast --lib --bins --tests "${locked[@]}" "$@" || code=$?
+        fi
+        cargo test --doc "${locked[@]}" || code=$?
+        echo "$code" >"$scratch/code"
+    } </dev/null 2>&1 | tee "$log"
+    code=$(cat "$scratch/code")
+    # nextest shows the output of a failed test indented, a runner inside a test would too: only whole lines count
+    closing_line "$log"
+    return "$code"
+}
+
+install_missing
+start_broker
+run_tests "$@"
