@@ -1,1 +1,5 @@
+//! remedyd, by floors: [`model`] (nouns), [`machine`] (rules), [`wire`] (JSON).
 
+pub mod machine;
+pub mod model;
+pub mod wire;
