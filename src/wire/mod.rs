@@ -16,6 +16,7 @@
 //! 3. [`encode`] is a function of tenant and notice alone: a re-publication is byte-identical.
 
 pub mod envelope;
+pub mod inbound;
 pub mod json;
 pub mod limits;
 mod media_type;
@@ -23,6 +24,7 @@ mod time;
 mod trace;
 
 pub use envelope::Raw;
+pub use inbound::{Inbound, InboundType, decode};
 
 use crate::model::ids::TenantId;
 
