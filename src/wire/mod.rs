@@ -20,11 +20,13 @@ pub mod inbound;
 pub mod json;
 pub mod limits;
 mod media_type;
+pub mod outbound;
 mod time;
 mod trace;
 
 pub use envelope::Raw;
 pub use inbound::{Inbound, InboundType, decode};
+pub use outbound::{Outbound, encode};
 
 use crate::model::ids::TenantId;
 
