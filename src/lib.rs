@@ -2,7 +2,7 @@
 //! until it is, says exactly what is in the way, and loses nothing.
 //!
 //! Floors, from the ground up; imports go only downwards (`tests/architecture.rs` holds the list):
-//! [`model`] (nouns), [`machine`] (rules, pure), then side by side and unknown to each other `wire` (JSON),
+//! [`model`] (nouns), [`machine`] (rules, pure), then side by side and unknown to each other [`wire`] (JSON),
 //! [`store`] (disk), `broker` (AMQP), `agent` (simulated hosts) and [`config`]; `pipeline` joins them;
 //! [`cli`] is what a person starts.
 //!
@@ -13,3 +13,4 @@ pub mod config;
 pub mod machine;
 pub mod model;
 pub mod store;
+pub mod wire;

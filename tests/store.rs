@@ -18,10 +18,7 @@ const MIB: usize = 1024 * 1024;
 type Open<'a> = &'a dyn Fn() -> Box<dyn Store>;
 
 fn settings() -> SledSettings {
-    SledSettings {
-        cache_bytes: 64 * MIB as u64,
-        ..SledSettings::default()
-    }
+    SledSettings { cache_bytes: 64 * MIB as u64, ..SledSettings::default() }
 }
 
 fn open_sled(dir: &Path) -> Result<SledStore, StoreError> {
@@ -29,9 +26,7 @@ fn open_sled(dir: &Path) -> Result<SledStore, StoreError> {
 }
 
 fn batch<'a>(writes: impl IntoIterator<Item = (&'a [u8], Option<Vec<u8>>)>) -> Batch {
-    Batch {
-        writes: writes.into_iter().map(|(k, v)| (k.to_vec(), v)).collect(),
-    }
+    Batch { writes: writes.into_iter().map(|(k, v)| (k.to_vec(), v)).collect() }
 }
 
 fn put(store: &dyn Store, key: &[u8], value: Vec<u8>) {
@@ -47,9 +42,7 @@ fn value(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ len as u64;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         bytes.extend_from_slice(&state.to_le_bytes());
     }
     bytes.truncate(len);
@@ -61,9 +54,7 @@ fn everything(store: &dyn Store) -> Vec<Row> {
 }
 
 fn keys(rows: &[Row]) -> Vec<&str> {
-    rows.iter()
-        .map(|(key, _)| std::str::from_utf8(key).unwrap())
-        .collect()
+    rows.iter().map(|(key, _)| std::str::from_utf8(key).unwrap()).collect()
 }
 
 fn suite(open: Open) {
@@ -82,13 +73,7 @@ fn batches_are_visible_and_survive_a_reopen(open: Open) {
     assert!(everything(&*store).is_empty());
     assert_eq!(store.get(b"a").unwrap(), None);
     store.commit(&Batch::default()).unwrap();
-    store
-        .commit(&batch([
-            (&b"a"[..], Some(vec![1])),
-            (b"b", Some(vec![])),
-            (b"", Some(vec![3])),
-        ]))
-        .unwrap();
+    store.commit(&batch([(&b"a"[..], Some(vec![1])), (b"b", Some(vec![])), (b"", Some(vec![3]))])).unwrap();
     remove(&*store, b"never there");
     remove(&*store, b"b");
     let expected = vec![(vec![], vec![3]), (b"a".to_vec(), vec![1])];
@@ -102,11 +87,7 @@ fn batches_are_visible_and_survive_a_reopen(open: Open) {
 
 fn clear(store: &dyn Store) {
     let rows = everything(store);
-    store
-        .commit(&Batch {
-            writes: rows.into_iter().map(|(key, _)| (key, None)).collect(),
-        })
-        .unwrap();
+    store.commit(&Batch { writes: rows.into_iter().map(|(key, _)| (key, None)).collect() }).unwrap();
 }
 
 fn a_later_write_of_a_batch_wins(open: Open) {
@@ -155,14 +136,8 @@ fn scans(open: Open) {
     put(&*store, b"\xff\xff", vec![]);
     #[track_caller]
     fn check(store: &dyn Store, prefix: &str, from: &str, limit: usize, expected: &str) {
-        let rows = store
-            .scan(prefix.as_bytes(), from.as_bytes(), limit)
-            .unwrap();
-        assert_eq!(
-            keys(&rows).join(" "),
-            expected,
-            "prefix {prefix} from {from} limit {limit}"
-        );
+        let rows = store.scan(prefix.as_bytes(), from.as_bytes(), limit).unwrap();
+        assert_eq!(keys(&rows).join(" "), expected, "prefix {prefix} from {from} limit {limit}");
     }
     //              prefix  from   limit  found
     check(&*store, "b/", "", 99, "b/ b/1 b/2 b/3");
@@ -183,32 +158,15 @@ fn scans(open: Open) {
 
 /// Clause 6.
 fn sizes(open: Open) {
-    let lengths = [
-        0,
-        1,
-        CHUNK_BYTES - 1,
-        CHUNK_BYTES,
-        CHUNK_BYTES + 1,
-        2 * CHUNK_BYTES,
-        MIB,
-        16 * MIB,
-        MAX_VALUE_BYTES,
-    ];
+    let lengths = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, MIB, 16 * MIB, MAX_VALUE_BYTES];
     let key = |len: usize| format!("size/{len:09}").into_bytes();
     let long_key = vec![0xff; MAX_KEY_BYTES];
     let check = |store: &dyn Store| {
         for len in lengths {
-            assert!(
-                store.get(&key(len)).unwrap() == Some(value(len, 9)),
-                "{len} bytes"
-            );
+            assert!(store.get(&key(len)).unwrap() == Some(value(len, 9)), "{len} bytes");
         }
         let rows = store.scan(b"size/", b"", 99).unwrap();
-        assert!(
-            rows.into_iter()
-                .map(|(_, v)| v)
-                .eq(lengths.map(|len| value(len, 9)))
-        );
+        assert!(rows.into_iter().map(|(_, v)| v).eq(lengths.map(|len| value(len, 9))));
         assert_eq!(store.get(&long_key).unwrap(), Some(vec![1]));
     };
     let store = open();
@@ -229,27 +187,12 @@ fn large_values_are_replaced_whole(open: Open) {
     // "k" and "k\0\0\0\0" would share chunk rows if those were not told apart by length.
     let neighbour = value(70_000, 5);
     put(&*store, b"k\0\0\0\0", neighbour.clone());
-    for (seed, len) in (0..).zip([
-        MIB,
-        1,
-        CHUNK_BYTES + 1,
-        3 * MIB,
-        40_000,
-        CHUNK_BYTES,
-        0,
-        90_000,
-    ]) {
+    for (seed, len) in (0..).zip([MIB, 1, CHUNK_BYTES + 1, 3 * MIB, 40_000, CHUNK_BYTES, 0, 90_000]) {
         put(&*store, b"k", value(len, seed));
-        assert!(
-            store.get(b"k").unwrap() == Some(value(len, seed)),
-            "{len} bytes"
-        );
+        assert!(store.get(b"k").unwrap() == Some(value(len, seed)), "{len} bytes");
         drop(store);
         store = open();
-        assert!(
-            store.get(b"k").unwrap() == Some(value(len, seed)),
-            "{len} bytes, reopened"
-        );
+        assert!(store.get(b"k").unwrap() == Some(value(len, seed)), "{len} bytes, reopened");
     }
     remove(&*store, b"k");
     drop(store);
@@ -260,24 +203,13 @@ fn large_values_are_replaced_whole(open: Open) {
 
 /// Clause 4, by the one failure every engine can be given from outside; and clause 6.
 fn limits_fail_the_store(open: Open) {
-    for (key, value) in [
-        (vec![1; MAX_KEY_BYTES + 1], vec![]),
-        (vec![1], vec![1; MAX_VALUE_BYTES + 1]),
-    ] {
+    for (key, value) in [(vec![1; MAX_KEY_BYTES + 1], vec![]), (vec![1], vec![1; MAX_VALUE_BYTES + 1])] {
         let store = open();
         put(&*store, b"before", vec![1]);
-        let refused = store.commit(&Batch {
-            writes: vec![(key, Some(value))],
-        });
-        assert!(
-            matches!(refused, Err(StoreError::TooLarge { .. })),
-            "{refused:?}"
-        );
+        let refused = store.commit(&Batch { writes: vec![(key, Some(value))] });
+        assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
         let later = store.commit(&batch([(&b"later"[..], Some(vec![1]))]));
-        assert!(
-            matches!(later, Err(StoreError::Poisoned { .. })),
-            "{later:?}"
-        );
+        assert!(matches!(later, Err(StoreError::Poisoned { .. })), "{later:?}");
         drop(store);
         let store = open();
         assert_eq!(keys(&everything(&*store)), ["before"]);
@@ -289,15 +221,8 @@ fn limits_fail_the_store(open: Open) {
 fn readers_never_see_part_of_a_batch(open: Open) {
     let store: Arc<dyn Store> = Arc::from(open());
     let write = |n: u8| {
-        let rows = (0..20).map(|i| {
-            (
-                vec![b'r', i],
-                Some(vec![n; if i % 7 == 0 { 40_000 } else { 10 }]),
-            )
-        });
-        Batch {
-            writes: rows.collect(),
-        }
+        let rows = (0..20).map(|i| (vec![b'r', i], Some(vec![n; if i % 7 == 0 { 40_000 } else { 10 }])));
+        Batch { writes: rows.collect() }
     };
     store.commit(&write(0)).unwrap();
     let reader = thread::spawn({
@@ -307,10 +232,7 @@ fn readers_never_see_part_of_a_batch(open: Open) {
             while last < 40 {
                 let rows = store.scan(b"r", b"", 99).unwrap();
                 let n = rows[0].1[0];
-                assert!(
-                    rows.iter().all(|(_, v)| v.iter().all(|byte| *byte == n)),
-                    "a part of batch {n}"
-                );
+                assert!(rows.iter().all(|(_, v)| v.iter().all(|byte| *byte == n)), "a part of batch {n}");
                 assert!(n >= last, "batch {n} after {last}");
                 last = n;
             }
@@ -348,16 +270,10 @@ fn memory_fails_for_good_after_a_fault() {
         let failed = store.commit(&batch([(&b"b"[..], Some(vec![2]))]));
         assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
         let later = store.commit(&batch([(&b"c"[..], Some(vec![3]))]));
-        assert!(
-            matches!(later, Err(StoreError::Poisoned { .. })),
-            "{later:?}"
-        );
+        assert!(matches!(later, Err(StoreError::Poisoned { .. })), "{later:?}");
         drop(store);
         let store = MemoryStore::open(&disk).unwrap();
-        assert_eq!(
-            keys(&everything(&store)),
-            if kept { vec!["a", "b"] } else { vec!["a"] }
-        );
+        assert_eq!(keys(&everything(&store)), if kept { vec!["a", "b"] } else { vec!["a"] });
     }
 }
 
@@ -366,10 +282,7 @@ fn memory_fails_for_good_after_a_fault() {
 fn memory_loses_what_was_not_durable_in_a_power_cut() {
     let disk = MemoryDisk::default();
     let store = Arc::new(MemoryStore::open(&disk).unwrap());
-    assert!(matches!(
-        MemoryStore::open(&disk),
-        Err(StoreError::Locked { .. })
-    ));
+    assert!(matches!(MemoryStore::open(&disk), Err(StoreError::Locked { .. })));
     put(&*store, b"durable", vec![1]);
     store.hold_durability();
     let waiting = thread::spawn({
@@ -379,22 +292,13 @@ fn memory_loses_what_was_not_durable_in_a_power_cut() {
     store.wait_until_held();
     assert_eq!(store.get(b"applied").unwrap(), Some(vec![2]));
     store.power_cut();
-    assert!(matches!(
-        waiting.join().unwrap(),
-        Err(StoreError::Io { .. })
-    ));
+    assert!(matches!(waiting.join().unwrap(), Err(StoreError::Io { .. })));
     assert!(store.get(b"durable").is_err());
-    assert!(matches!(
-        store.commit(&batch([(&b"x"[..], None)])),
-        Err(StoreError::Poisoned { .. })
-    ));
+    assert!(matches!(store.commit(&batch([(&b"x"[..], None)])), Err(StoreError::Poisoned { .. })));
 
     let after = Arc::new(MemoryStore::open(&disk).unwrap());
     drop(store);
-    assert!(matches!(
-        MemoryStore::open(&disk),
-        Err(StoreError::Locked { .. })
-    ));
+    assert!(matches!(MemoryStore::open(&disk), Err(StoreError::Locked { .. })));
     assert_eq!(keys(&everything(&*after)), ["durable"]);
     after.hold_durability();
     let waiting = thread::spawn({
@@ -405,10 +309,7 @@ fn memory_loses_what_was_not_durable_in_a_power_cut() {
     after.release_durability();
     waiting.join().unwrap().unwrap();
     after.power_cut();
-    assert_eq!(
-        keys(&everything(&MemoryStore::open(&disk).unwrap())),
-        ["durable", "second"]
-    );
+    assert_eq!(keys(&everything(&MemoryStore::open(&disk).unwrap())), ["durable", "second"]);
 }
 
 const CHILD_DIR: &str = "REMEDYD_TEST_LOCKED_DIR";
@@ -417,10 +318,7 @@ const CHILD_DIR: &str = "REMEDYD_TEST_LOCKED_DIR";
 #[test]
 fn child_opens_a_locked_store() {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
-        println!(
-            "child: {}",
-            open_sled(Path::new(&dir)).map(drop).unwrap_err()
-        );
+        println!("child: {}", open_sled(Path::new(&dir)).map(drop).unwrap_err());
     }
 }
 
@@ -436,16 +334,10 @@ fn sled_is_opened_once() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout).into_owned();
-    assert!(
-        said.contains("child: the store") && said.contains("in use by another process"),
-        "{said}"
-    );
+    assert!(said.contains("child: the store") && said.contains("in use by another process"), "{said}");
     put(&store, b"still", vec![1]);
     drop(store);
-    assert_eq!(
-        keys(&everything(&open_sled(dir.path()).unwrap())),
-        ["still"]
-    );
+    assert_eq!(keys(&everything(&open_sled(dir.path()).unwrap())), ["still"]);
 }
 
 #[test]
@@ -454,29 +346,13 @@ fn sled_directory_is_private_and_settings_are_checked() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data/p0");
     drop(open_sled(&dir).unwrap());
-    assert_eq!(
-        std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     // The size a store was created with stays, whatever is asked for later.
-    let other = SledSettings {
-        segment_bytes: 4 * MIB,
-        ..settings()
-    };
+    let other = SledSettings { segment_bytes: 4 * MIB, ..settings() };
     drop(SledStore::open(&dir, other).unwrap());
     for segment_bytes in [0, MIB, 9 * MIB, 32 * MIB] {
-        let refused = SledStore::open(
-            &dir,
-            SledSettings {
-                segment_bytes,
-                ..settings()
-            },
-        )
-        .map(drop);
-        assert!(
-            matches!(refused, Err(StoreError::Io { .. })),
-            "{segment_bytes}: {refused:?}"
-        );
+        let refused = SledStore::open(&dir, SledSettings { segment_bytes, ..settings() }).map(drop);
+        assert!(matches!(refused, Err(StoreError::Io { .. })), "{segment_bytes}: {refused:?}");
     }
 }
 
@@ -486,10 +362,7 @@ type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 fn writes() -> impl Strategy<Value = Writes> {
     let key = prop::collection::vec(prop::sample::select(vec![0, 1, 2, 3, b'k', 255]), 0..3);
     let len = prop_oneof![6 => 0..50_usize, 2 => CHUNK_BYTES - 2..CHUNK_BYTES + 3, 1 => 60_000..200_000_usize];
-    let value = prop::option::weighted(
-        0.7,
-        (len, any::<u64>()).prop_map(|(len, seed)| value(len, seed)),
-    );
+    let value = prop::option::weighted(0.7, (len, any::<u64>()).prop_map(|(len, seed)| value(len, seed)));
     prop::collection::vec((key, value), 0..12)
 }
 

@@ -89,12 +89,7 @@ fn remove(dir: &Path, file: &str) {
 }
 
 fn cut(dir: &Path, file: &str, len: u64) {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(dir.join(file))
-        .unwrap()
-        .set_len(len)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(dir.join(file)).unwrap().set_len(len).unwrap();
 }
 
 #[test]
@@ -104,15 +99,9 @@ fn a_missing_or_empty_file_is_refused() {
     check_refused(|dir| remove(dir, "conf"), "conf is missing");
     check_refused(|dir| cut(dir, "conf", 7), "conf is damaged");
     check_refused(|dir| remove(dir, "COMMITTED"), "COMMITTED is missing");
-    check_refused(
-        |dir| remove(dir, "FORMAT"),
-        "FORMAT is missing although there is",
-    );
+    check_refused(|dir| remove(dir, "FORMAT"), "FORMAT is missing although there is");
     check_refused(|dir| cut(dir, "FORMAT", 20), "FORMAT is damaged");
-    check_refused(
-        |dir| fs::write(dir.join("blobs/1"), b"x").unwrap(),
-        "blobs/ is not empty",
-    );
+    check_refused(|dir| fs::write(dir.join("blobs/1"), b"x").unwrap(), "blobs/ is not empty");
 }
 
 #[test]
@@ -121,33 +110,19 @@ fn sled_files_without_a_format_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(sled::open(dir.path()).unwrap());
     let error = open(dir.path()).map(drop).unwrap_err().to_string();
-    assert!(
-        error.contains("FORMAT is missing although there is"),
-        "{error}"
-    );
+    assert!(error.contains("FORMAT is missing although there is"), "{error}");
 }
 
 #[test]
 fn a_database_replaced_by_an_empty_one_is_refused() {
     let empty = |dir: &Path| {
         for file in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
-            if file
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .starts_with("snap.")
-            {
+            if file.file_name().unwrap().to_string_lossy().starts_with("snap.") {
                 fs::remove_file(file).unwrap();
             }
         }
         remove(dir, "db");
-        drop(
-            sled::Config::new()
-                .path(dir)
-                .segment_size(8 << 20)
-                .open()
-                .unwrap(),
-        );
+        drop(sled::Config::new().path(dir).segment_size(8 << 20).open().unwrap());
     };
     check_refused(empty, "db opens empty, but 6 commits were durable");
 }
@@ -164,23 +139,9 @@ fn a_newer_format_is_refused() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     small(dir.path());
-    fs::write(
-        dir.path().join("FORMAT"),
-        "remedyd store\nformat 7\nsomething else entirely\n",
-    )
-    .unwrap();
+    fs::write(dir.path().join("FORMAT"), "remedyd store\nformat 7\nsomething else entirely\n").unwrap();
     let error = open(dir.path()).map(drop);
-    assert!(
-        matches!(
-            error,
-            Err(StoreError::NewerFormat {
-                found: 7,
-                supported: 1,
-                ..
-            })
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, Err(StoreError::NewerFormat { found: 7, supported: 1, .. })), "{error:?}");
 }
 
 /// sled#1527, #1533: what a kill during an open leaves behind.
@@ -193,12 +154,7 @@ fn an_unfinished_snapshot_is_set_aside() {
     let snapshot = fs::read_dir(dir.path())
         .unwrap()
         .map(|e| e.unwrap().path())
-        .find(|p| {
-            p.file_name()
-                .unwrap()
-                .to_string_lossy()
-                .starts_with("snap.")
-        })
+        .find(|p| p.file_name().unwrap().to_string_lossy().starts_with("snap."))
         .expect("sled writes a snapshot when it opens what was written");
     let whole = fs::read(&snapshot).unwrap();
     for content in [&[][..], &whole[..whole.len() / 2]] {
@@ -217,16 +173,8 @@ fn an_unfinished_creation_is_started_over() {
     let made = tempfile::tempdir().unwrap();
     drop(open(made.path()).unwrap());
     let creating = "remedyd store\nformat 1\nstate creating\n";
-    let creating = format!(
-        "{creating}crc {:08x}\n",
-        crc32fast::hash(creating.as_bytes())
-    );
-    for rest in [
-        vec![],
-        vec!["conf"],
-        vec!["conf", "db"],
-        vec!["conf", "db", "COMMITTED"],
-    ] {
+    let creating = format!("{creating}crc {:08x}\n", crc32fast::hash(creating.as_bytes()));
+    for rest in [vec![], vec!["conf"], vec!["conf", "db"], vec!["conf", "db", "COMMITTED"]] {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("FORMAT"), &creating).unwrap();
         for file in &rest {
@@ -245,25 +193,17 @@ fn a_dead_thread_of_sled_fails_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let rows = small(dir.path());
     let store = open(dir.path()).unwrap();
-    let sled_thread = std::thread::Builder::new()
-        .name("sled-io-0".to_owned())
-        .spawn(|| panic!("as sled does"));
+    let sled_thread = std::thread::Builder::new().name("sled-io-0".to_owned()).spawn(|| panic!("as sled does"));
     sled_thread.unwrap().join().unwrap_err();
     let mut batch = Batch::default();
     batch.put(b"later".to_vec(), vec![]);
     let refused = store.commit(&batch);
-    assert!(
-        matches!(&refused, Err(StoreError::Poisoned { first }) if first.contains("panicked")),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(StoreError::Poisoned { first }) if first.contains("panicked")), "{refused:?}");
     // What was committed can be read; sled is not closed but left alone, so it keeps its file until the
     // process ends.
     assert_eq!(store.scan(b"", b"", usize::MAX).unwrap(), rows);
     drop(store);
-    assert!(matches!(
-        open(dir.path()).map(drop),
-        Err(StoreError::Locked { .. })
-    ));
+    assert!(matches!(open(dir.path()).map(drop), Err(StoreError::Locked { .. })));
 }
 
 /// Flips one random bit among the first `used` bytes of `file`, in copies of `made`, and counts what
@@ -281,11 +221,7 @@ fn flip(made: &Path, file: &str, used: u64, expected: &[Row], flips: u64, dice: 
         match read(dir.path()) {
             Ok(rows) => {
                 let different = rows.iter().filter(|row| !expected.contains(row)).count();
-                let found = format!(
-                    "{} rows of {}, {different} different",
-                    rows.len(),
-                    expected.len()
-                );
+                let found = format!("{} rows of {}, {different} different", rows.len(), expected.len());
                 assert!(rows == expected, "bit {at} of {file}: {found}");
                 identical += 1;
             }
@@ -298,9 +234,7 @@ fn flip(made: &Path, file: &str, used: u64, expected: &[Row], flips: u64, dice: 
 fn file_names(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let files = names.filter(|e| e.file_type().unwrap().is_file());
-    let mut names: Vec<String> = files
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> = files.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

@@ -100,12 +100,7 @@ fn blocks(report: &Report, item: &Remediation) -> Option<BlockerCode> {
         State::RebootPending if !item.waived => Some(BlockerCode::RebootPending),
         State::OutcomeUnknown => Some(BlockerCode::TaskOutcomeUnknown),
         State::Queued | State::Held | State::Delivered | State::RetryWait => Some(BlockerCode::TaskPending),
-        State::AwaitingHuman
-        | State::Completed
-        | State::Failed
-        | State::Expired
-        | State::RebootPending
-        | State::Cancelled(_) => None,
+        State::AwaitingHuman | State::Completed | State::Failed | State::Expired | State::RebootPending | State::Cancelled(_) => None,
     }
 }
 

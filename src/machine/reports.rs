@@ -121,11 +121,7 @@ fn issue_plan(draft: &mut Draft<'_>, id: ReportId) {
 }
 
 /// What R6 and R7 ask before anything else, and the items that they are about; `Err` is the answer.
-fn reviewable<'a>(
-    draft: Draft<'a>,
-    decision: &PlanDecision,
-    empty_comment: bool,
-) -> Result<(Draft<'a>, Vec<usize>), Box<Decision>> {
+fn reviewable<'a>(draft: Draft<'a>, decision: &PlanDecision, empty_comment: bool) -> Result<(Draft<'a>, Vec<usize>), Box<Decision>> {
     let id = decision.report;
     let Some(report) = draft.report(id) else { return Err(Box::new(Decision::Ignored(Ignored::Nothing))) };
     let (status, current) = (report.status, report.plan_revision);
@@ -211,13 +207,7 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
         match state {
             Some(State::Completed | State::Cancelled(_) | State::Delivered | State::OutcomeUnknown | State::RebootPending) | None => {}
             Some(
-                State::Unapproved
-                | State::Queued
-                | State::Held
-                | State::RetryWait
-                | State::AwaitingHuman
-                | State::Failed
-                | State::Expired,
+                State::Unapproved | State::Queued | State::Held | State::RetryWait | State::AwaitingHuman | State::Failed | State::Expired,
             ) => tasks::cancel(&mut draft, id, index, Cancellation::Superseded),
         }
     }

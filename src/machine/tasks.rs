@@ -150,10 +150,7 @@ fn complete(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: Option<&s
         return;
     }
     let twin = report.remediations.iter().position(|item| {
-        let waits = matches!(
-            item.state,
-            State::Unapproved | State::Queued | State::Held | State::RetryWait | State::AwaitingHuman
-        );
+        let waits = matches!(item.state, State::Unapproved | State::Queued | State::Held | State::RetryWait | State::AwaitingHuman);
         item.revision == report.plan_revision && waits && item.same_fingerprint(done)
     });
     if let Some(twin) = twin {

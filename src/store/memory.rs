@@ -75,10 +75,7 @@ impl MemoryStore {
     /// [`StoreError::Locked`] when a store over it is open.
     pub fn open(disk: &MemoryDisk) -> Result<MemoryStore, StoreError> {
         if disk.lock().open {
-            return Err(StoreError::Locked {
-                path: "memory".into(),
-                lock: "memory".into(),
-            });
+            return Err(StoreError::Locked { path: "memory".into(), lock: "memory".into() });
         }
         Ok(MemoryStore::over(disk.clone()))
     }
@@ -89,16 +86,8 @@ impl MemoryStore {
             durable.open = true;
             durable.rows.clone()
         };
-        let state = Mutex::new(State {
-            rows,
-            ..State::default()
-        });
-        MemoryStore {
-            disk,
-            state,
-            changed: Condvar::new(),
-            lane: Mutex::new(()),
-        }
+        let state = Mutex::new(State { rows, ..State::default() });
+        MemoryStore { disk, state, changed: Condvar::new(), lane: Mutex::new(()) }
     }
 
     /// The next commit with something to write fails.
@@ -129,9 +118,7 @@ impl MemoryStore {
         let mut state = self.state();
         // In this order under one lock: no commit can slip onto the disk once it may be opened again.
         state.power_cut = true;
-        state
-            .failed
-            .get_or_insert_with(|| "the power was cut".to_owned());
+        state.failed.get_or_insert_with(|| "the power was cut".to_owned());
         state.rows.clear();
         self.disk.lock().open = false;
         drop(state);
@@ -169,23 +156,15 @@ impl Store for MemoryStore {
         let state = self.state();
         state.check_power()?;
         let start = prefix.max(from).to_vec();
-        let rows = state
-            .rows
-            .range(start..)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .take(limit);
-        Ok(rows
-            .map(|(key, value)| (key.clone(), value.to_vec()))
-            .collect())
+        let rows = state.rows.range(start..).take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.to_vec())).collect())
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         let _lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state();
         if let Some(first) = &state.failed {
-            return Err(StoreError::Poisoned {
-                first: first.clone(),
-            });
+            return Err(StoreError::Poisoned { first: first.clone() });
         }
         if batch.is_empty() {
             return Ok(());
@@ -205,10 +184,7 @@ impl Store for MemoryStore {
         while state.hold && !state.power_cut {
             state.held = true;
             self.changed.notify_all();
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.held = false;
         if state.power_cut {
@@ -222,9 +198,7 @@ impl Store for MemoryStore {
 impl State {
     fn check_power(&self) -> Result<(), StoreError> {
         if self.power_cut {
-            return Err(StoreError::Poisoned {
-                first: "the power was cut".to_owned(),
-            });
+            return Err(StoreError::Poisoned { first: "the power was cut".to_owned() });
         }
         Ok(())
     }
@@ -236,10 +210,7 @@ impl State {
 }
 
 fn io_error(what: &str) -> StoreError {
-    StoreError::Io {
-        doing: "syncing (memory)",
-        source: io::Error::other(what.to_owned()),
-    }
+    StoreError::Io { doing: "syncing (memory)", source: io::Error::other(what.to_owned()) }
 }
 
 fn apply(batch: &Batch, rows: &mut Rows) {

@@ -43,36 +43,23 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// [`StoreError::Record`] for a version above [`RECORD_VERSION`], a row cut short, a checksum that does
 /// not match, or a payload that is not a `T`.
 pub fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, StoreError> {
-    let refuse = |what: String| StoreError::Record {
-        key: printable(key),
-        what,
-    };
+    let refuse = |what: String| StoreError::Record { key: printable(key), what };
     let Some((&version, rest)) = bytes.split_first() else {
         return Err(refuse("is empty".to_owned()));
     };
     if version != RECORD_VERSION {
-        return Err(refuse(format!(
-            "has version {version}, this build reads {RECORD_VERSION}"
-        )));
+        return Err(refuse(format!("has version {version}, this build reads {RECORD_VERSION}")));
     }
     let Some((crc, payload)) = rest.split_first_chunk::<4>() else {
         return Err(refuse(format!("is cut short at {} bytes", bytes.len())));
     };
     let (stored, actual) = (u32::from_le_bytes(*crc), crc32fast::hash(payload));
     if stored != actual {
-        return Err(refuse(format!(
-            "is damaged: its {} bytes have checksum {actual:08x}, stored is {stored:08x}",
-            payload.len()
-        )));
+        return Err(refuse(format!("is damaged: its {} bytes have checksum {actual:08x}, stored is {stored:08x}", payload.len())));
     }
     // serde_json's own message quotes the value it did not like, so only the place is passed on.
-    serde_json::from_slice(payload).map_err(|e| {
-        refuse(format!(
-            "does not have the expected form ({:?} error at byte {})",
-            e.classify(),
-            e.column()
-        ))
-    })
+    serde_json::from_slice(payload)
+        .map_err(|e| refuse(format!("does not have the expected form ({:?} error at byte {})", e.classify(), e.column())))
 }
 
 /// `key` for people: ASCII as it is, the rest escaped, cut at [`SHOWN_KEY_BYTES`].
@@ -95,10 +82,7 @@ mod tests {
     }
 
     fn sample() -> Sample {
-        Sample {
-            agent: "a-1".to_owned(),
-            sequence: 7,
-        }
+        Sample { agent: "a-1".to_owned(), sequence: 7 }
     }
 
     /// These bytes are on disks. If this fails, RECORD_VERSION has to go up and version 1 stay readable.
@@ -119,36 +103,21 @@ mod tests {
             assert!(decode::<Sample>(b"k", &bad).is_err(), "bit {bit}");
         }
         for len in 0..good.len() {
-            assert!(
-                decode::<Sample>(b"k", &good[..len]).is_err(),
-                "cut at {len}"
-            );
+            assert!(decode::<Sample>(b"k", &good[..len]).is_err(), "cut at {len}");
         }
     }
 
     #[track_caller]
     fn check_refused(bytes: &[u8], message: &str) {
-        assert_eq!(
-            decode::<Sample>(b"s/\xff1", bytes).unwrap_err().to_string(),
-            message
-        );
+        assert_eq!(decode::<Sample>(b"s/\xff1", bytes).unwrap_err().to_string(), message);
     }
 
     #[test]
     fn errors_name_key_and_reason_but_no_content() {
         check_refused(&[], r"record under key s/\xff1: is empty");
-        check_refused(
-            &[2],
-            r"record under key s/\xff1: has version 2, this build reads 1",
-        );
-        check_refused(
-            &[1, 0, 0],
-            r"record under key s/\xff1: is cut short at 3 bytes",
-        );
+        check_refused(&[2], r"record under key s/\xff1: has version 2, this build reads 1");
+        check_refused(&[1, 0, 0], r"record under key s/\xff1: is cut short at 3 bytes");
         let other_form = encode(&"secret");
-        check_refused(
-            &other_form,
-            r"record under key s/\xff1: does not have the expected form (Data error at byte 8)",
-        );
+        check_refused(&other_form, r"record under key s/\xff1: does not have the expected form (Data error at byte 8)");
     }
 }

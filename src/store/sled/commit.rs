@@ -65,16 +65,8 @@ impl Committer {
         large: Arc<RwLock<LargeValues>>,
         failure: Arc<Failure>,
     ) -> Result<Committer, StoreError> {
-        let file = File::open(dir.join(directory::DB))
-            .map_err(failed("opening db of the store for syncing"))?;
-        let writer = Writer {
-            db,
-            file,
-            mark,
-            large,
-            failure: Arc::clone(&failure),
-            dir: dir.to_owned(),
-        };
+        let file = File::open(dir.join(directory::DB)).map_err(failed("opening db of the store for syncing"))?;
+        let writer = Writer { db, file, mark, large, failure: Arc::clone(&failure), dir: dir.to_owned() };
         // One job at a time: the store holds a lock around `run`.
         let (jobs, job_rx) = mpsc::sync_channel(1);
         let (result_tx, results) = mpsc::sync_channel(1);
@@ -82,20 +74,13 @@ impl Committer {
             .name(failure::COMMIT_THREAD.to_owned())
             .spawn(move || writer.run(&job_rx, &result_tx))
             .map_err(failed("starting the thread that writes the store"))?;
-        Ok(Committer {
-            jobs: Some(jobs),
-            results,
-            failure,
-        })
+        Ok(Committer { jobs: Some(jobs), results, failure })
     }
 
     /// Returns when `job` is durable. After an `Err` it must not be called again: a late result would be
     /// taken for that of the next job.
     pub(super) fn run(&self, job: Job) -> Result<(), StoreError> {
-        let sent = self
-            .jobs
-            .as_ref()
-            .is_some_and(|jobs| jobs.send(job).is_ok());
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         if !sent {
             return Err(StoreError::Io {
                 doing: "handing a batch to the writing thread",
@@ -111,21 +96,13 @@ impl Committer {
             match self.results.recv_timeout(LOOK_EVERY) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(io_error(
-                        "writing a batch",
-                        "the writing thread has ended".to_owned(),
-                    ));
+                    return Err(io_error("writing a batch", "the writing thread has ended".to_owned()));
                 }
                 Err(RecvTimeoutError::Timeout) if self.failure.sled_panicked() => {
-                    return Err(io_error(
-                        "writing a batch",
-                        "a background thread of sled panicked".to_owned(),
-                    ));
+                    return Err(io_error("writing a batch", "a background thread of sled panicked".to_owned()));
                 }
                 Err(RecvTimeoutError::Timeout) if started.elapsed() >= SYNC_LIMIT => {
-                    return Err(StoreError::SyncTooSlow {
-                        limit_s: SYNC_LIMIT.as_secs(),
-                    });
+                    return Err(StoreError::SyncTooSlow { limit_s: SYNC_LIMIT.as_secs() });
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -164,24 +141,13 @@ impl Writer {
         {
             // Readers see a batch as a whole: sled alone locks per row read, not per scan. A panic in here
             // poisons the lock, so what is half applied is never read.
-            let mut large = self
-                .large
-                .write()
-                .map_err(|_| io_error("applying a batch", "an earlier one panicked".to_owned()))?;
-            self.db
-                .apply_batch(job.batch)
-                .map_err(|e| sled_error("applying a batch", e))?;
+            let mut large = self.large.write().map_err(|_| io_error("applying a batch", "an earlier one panicked".to_owned()))?;
+            self.db.apply_batch(job.batch).map_err(|e| sled_error("applying a batch", e))?;
             take_over(&mut large, job.large);
         }
-        self.db
-            .flush()
-            .map_err(|e| sled_error("flushing a batch", e))?;
-        self.file
-            .sync_data()
-            .map_err(failed("syncing db of the store"))?;
-        self.mark
-            .set(job.count)
-            .map_err(failed("writing COMMITTED of the store"))
+        self.db.flush().map_err(|e| sled_error("flushing a batch", e))?;
+        self.file.sync_data().map_err(failed("syncing db of the store"))?;
+        self.mark.set(job.count).map_err(failed("writing COMMITTED of the store"))
     }
 
     /// Nothing here is needed for durability. After a failure sled is not even closed: it would write.
@@ -190,27 +156,16 @@ impl Writer {
             std::mem::forget(self.db);
             return Ok(());
         }
-        let Writer {
-            db,
-            file,
-            mark,
-            dir,
-            ..
-        } = self;
+        let Writer { db, file, mark, dir, .. } = self;
         drop(db);
-        file.sync_data()
-            .map_err(failed("syncing db of the store"))?;
-        mark.sync()
-            .map_err(failed("syncing COMMITTED of the store"))?;
+        file.sync_data().map_err(failed("syncing db of the store"))?;
+        mark.sync().map_err(failed("syncing COMMITTED of the store"))?;
         directory::check_no_blobs(&dir)
     }
 }
 
 fn io_error(doing: &'static str, what: String) -> StoreError {
-    StoreError::Io {
-        doing,
-        source: io::Error::other(what),
-    }
+    StoreError::Io { doing, source: io::Error::other(what) }
 }
 
 pub(super) fn sled_error(doing: &'static str, error: ::sled::Error) -> StoreError {

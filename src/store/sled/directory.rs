@@ -35,8 +35,7 @@ const SNAPSHOT_PREFIX: &str = "snap.";
 /// One a crash during an open; more means that something is wrong with the machine.
 const MAX_ASIDE: usize = 1000;
 
-const RESTORE: &str =
-    "restore the whole directory from a backup, or move it away to start without its history";
+const RESTORE: &str = "restore the whole directory from a backup, or move it away to start without its history";
 
 /// Whether the store has ever been opened successfully.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +46,7 @@ pub(super) enum State {
 
 /// What must be wrong with the directory `dir`, and what an operator can do.
 pub(super) fn corrupt(dir: &Path, what: impl Into<String>) -> StoreError {
-    StoreError::Corrupt {
-        path: dir.to_owned(),
-        what: what.into(),
-        remedy: RESTORE.to_owned(),
-    }
+    StoreError::Corrupt { path: dir.to_owned(), what: what.into(), remedy: RESTORE.to_owned() }
 }
 
 /// Names what was being done in an I/O error.
@@ -61,9 +56,7 @@ pub(super) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
 
 /// Makes the entries of `dir` (created, renamed files) durable.
 pub(super) fn sync_directory(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(failed("syncing the store directory"))
+    File::open(dir).and_then(|d| d.sync_all()).map_err(failed("syncing the store directory"))
 }
 
 /// Creates `dir` for its owner only, with its parents, durably; an existing one stays as it is.
@@ -71,52 +64,25 @@ pub(super) fn create(dir: &Path) -> Result<(), StoreError> {
     if dir.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed("creating the store directory"))?;
-    let absolute = dir
-        .canonicalize()
-        .map_err(failed("creating the store directory"))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("creating the store directory"))?;
+    let absolute = dir.canonicalize().map_err(failed("creating the store directory"))?;
     // How many of its parents are new is not known, and syncing an old one costs nothing that matters.
-    absolute
-        .ancestors()
-        .skip(1)
-        .take_while(|parent| parent.parent().is_some())
-        .try_for_each(|parent| match sync_directory(parent) {
-            Err(StoreError::Io { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                Ok(())
-            }
-            other => other,
-        })
+    absolute.ancestors().skip(1).take_while(|parent| parent.parent().is_some()).try_for_each(|parent| match sync_directory(parent) {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    })
 }
 
 /// Takes the lock at once or fails. It ends with the returned file.
 pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK);
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
-    let file = options
-        .open(&path)
-        .map_err(failed("opening the lock file of the store"))?;
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(failed("opening the lock file of the store"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
-            path: dir.to_owned(),
-            lock: path,
-        }),
-        Err(TryLockError::Error(source)) => Err(StoreError::Io {
-            doing: "locking the store",
-            source,
-        }),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.to_owned(), lock: path }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Io { doing: "locking the store", source }),
     }
 }
 
@@ -126,37 +92,19 @@ pub(super) fn state(dir: &Path) -> Result<Option<State>, StoreError> {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| corrupt(dir, "FORMAT is damaged"))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return match store_files(dir)?.first() {
-                Some(file) => Err(corrupt(
-                    dir,
-                    format!("FORMAT is missing although there is {file}"),
-                )),
+                Some(file) => Err(corrupt(dir, format!("FORMAT is missing although there is {file}"))),
                 None => Ok(None),
             };
         }
         Err(e) => return Err(failed("reading FORMAT of the store")(e)),
     };
     let damaged = || corrupt(dir, "FORMAT is damaged");
-    let found = text
-        .strip_prefix(FORMAT_TITLE)
-        .and_then(|rest| rest.strip_prefix("\nformat "))
-        .ok_or_else(damaged)?;
-    let found: u32 = found
-        .lines()
-        .next()
-        .and_then(|n| n.parse().ok())
-        .ok_or_else(damaged)?;
+    let found = text.strip_prefix(FORMAT_TITLE).and_then(|rest| rest.strip_prefix("\nformat ")).ok_or_else(damaged)?;
+    let found: u32 = found.lines().next().and_then(|n| n.parse().ok()).ok_or_else(damaged)?;
     if found > FORMAT_VERSION {
-        return Err(StoreError::NewerFormat {
-            path: dir.to_owned(),
-            found,
-            supported: FORMAT_VERSION,
-        });
+        return Err(StoreError::NewerFormat { path: dir.to_owned(), found, supported: FORMAT_VERSION });
     }
-    [State::Creating, State::Ready]
-        .into_iter()
-        .find(|s| format_text(*s) == text)
-        .map(Some)
-        .ok_or_else(damaged)
+    [State::Creating, State::Ready].into_iter().find(|s| format_text(*s) == text).map(Some).ok_or_else(damaged)
 }
 
 fn format_text(state: State) -> String {
@@ -173,12 +121,7 @@ fn format_text(state: State) -> String {
 pub(super) fn set_state(dir: &Path, state: State) -> Result<(), StoreError> {
     let new = dir.join(FORMAT_NEW);
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(format_text(state).as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, dir.join(FORMAT))
@@ -190,10 +133,7 @@ pub(super) fn set_state(dir: &Path, state: State) -> Result<(), StoreError> {
 /// The names of the files here that are sled's or part of a store's content.
 fn store_files(dir: &Path) -> Result<Vec<String>, StoreError> {
     let names = names(dir)?.into_iter();
-    let part = |name: &String| {
-        [DB, CONF, BLOBS, mark::FILE_NAME].contains(&name.as_str())
-            || name.starts_with(SNAPSHOT_PREFIX)
-    };
+    let part = |name: &String| [DB, CONF, BLOBS, mark::FILE_NAME].contains(&name.as_str()) || name.starts_with(SNAPSHOT_PREFIX);
     Ok(names.filter(part).collect())
 }
 
@@ -219,14 +159,9 @@ pub(super) fn start_over(dir: &Path) -> Result<(), StoreError> {
 /// `snap.<lsn>.generating` for the newest snapshot and fail for ever (sled#1527, #1533).
 pub(super) fn set_leftovers_aside(dir: &Path) -> Result<(), StoreError> {
     let whole = |name: &String| {
-        name.strip_prefix(SNAPSHOT_PREFIX).is_none_or(|lsn| {
-            lsn.len() == 16 && lsn.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
-        })
+        name.strip_prefix(SNAPSHOT_PREFIX).is_none_or(|lsn| lsn.len() == 16 && lsn.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')))
     };
-    let leftovers: Vec<String> = names(dir)?
-        .into_iter()
-        .filter(|name| !whole(name))
-        .collect();
+    let leftovers: Vec<String> = names(dir)?.into_iter().filter(|name| !whole(name)).collect();
     set_aside(dir, &leftovers)
 }
 
@@ -235,20 +170,12 @@ fn set_aside(dir: &Path, files: &[String]) -> Result<(), StoreError> {
         return Ok(());
     }
     let aside = dir.join(ASIDE);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&aside)
-        .map_err(failed("creating aside/ in the store"))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&aside).map_err(failed("creating aside/ in the store"))?;
     for file in files {
-        let free: Option<PathBuf> = (0..MAX_ASIDE)
-            .map(|n| aside.join(format!("{file}.{n}")))
-            .find(|path| !path.exists());
-        let free = free
-            .ok_or_else(|| corrupt(dir, format!("aside/ holds {MAX_ASIDE} files called {file}")))?;
+        let free: Option<PathBuf> = (0..MAX_ASIDE).map(|n| aside.join(format!("{file}.{n}"))).find(|path| !path.exists());
+        let free = free.ok_or_else(|| corrupt(dir, format!("aside/ holds {MAX_ASIDE} files called {file}")))?;
         tracing::warn!(file, to = %free.display(), "a file an interrupted start left in the store is set aside");
-        fs::rename(dir.join(file), free)
-            .map_err(failed("setting a leftover file of the store aside"))?;
+        fs::rename(dir.join(file), free).map_err(failed("setting a leftover file of the store aside"))?;
     }
     sync_directory(&aside)?;
     sync_directory(dir)
@@ -273,10 +200,7 @@ pub(super) fn check_present(dir: &Path) -> Result<(), StoreError> {
 pub(super) fn check_no_blobs(dir: &Path) -> Result<(), StoreError> {
     match fs::read_dir(dir.join(BLOBS)).map(|mut entries| entries.next().is_some()) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(corrupt(
-            dir,
-            "blobs/ is not empty: rows lie outside of the synced file",
-        )),
+        Ok(true) => Err(corrupt(dir, "blobs/ is not empty: rows lie outside of the synced file")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(failed("looking into blobs/ of the store")(e)),
     }
@@ -291,21 +215,14 @@ pub(super) fn segment_bytes(dir: &Path) -> Result<usize, StoreError> {
         if crc32fast::hash(text).to_le_bytes() != *crc {
             return None;
         }
-        std::str::from_utf8(text)
-            .ok()?
-            .lines()
-            .find_map(|l| l.strip_prefix("segment_size: "))?
-            .parse()
-            .ok()
+        std::str::from_utf8(text).ok()?.lines().find_map(|l| l.strip_prefix("segment_size: "))?.parse().ok()
     };
     parse().ok_or_else(|| corrupt(dir, "conf is damaged"))
 }
 
 /// Makes the files sled created, but did not sync, durable: `conf` and the entries of the directories.
 pub(super) fn sync_creation(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir.join(CONF))
-        .and_then(|f| f.sync_all())
-        .map_err(failed("syncing conf of the store"))?;
+    File::open(dir.join(CONF)).and_then(|f| f.sync_all()).map_err(failed("syncing conf of the store"))?;
     sync_directory(&dir.join(BLOBS))?;
     sync_directory(dir)
 }

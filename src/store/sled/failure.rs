@@ -37,24 +37,17 @@ impl Failure {
     /// Of a store about to be opened; sled's threads are watched from here on.
     pub(super) fn none() -> Failure {
         watch_sled_threads();
-        Failure {
-            first: OnceLock::new(),
-            storage: AtomicBool::new(false),
-            panics_before: SLED_PANICS.load(Ordering::SeqCst),
-        }
+        Failure { first: OnceLock::new(), storage: AtomicBool::new(false), panics_before: SLED_PANICS.load(Ordering::SeqCst) }
     }
 
     /// # Errors
     /// [`StoreError::Poisoned`] once anything has failed.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.sled_panicked() {
-            self.first
-                .get_or_init(|| "a background thread of sled panicked".to_owned());
+            self.first.get_or_init(|| "a background thread of sled panicked".to_owned());
         }
         match self.first.get() {
-            Some(first) => Err(StoreError::Poisoned {
-                first: first.clone(),
-            }),
+            Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
             None => Ok(()),
         }
     }
@@ -76,10 +69,7 @@ impl Failure {
             text = format!("{text}: {inner}");
             cause = inner.source();
         }
-        if !matches!(
-            error,
-            StoreError::TooLarge { .. } | StoreError::Poisoned { .. }
-        ) {
+        if !matches!(error, StoreError::TooLarge { .. } | StoreError::Poisoned { .. }) {
             self.storage.store(true, Ordering::SeqCst);
         }
         // Only the first is kept: what follows a failure says less about it.
@@ -90,12 +80,8 @@ impl Failure {
 
 /// The message of a caught panic.
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without a message")
-        .replace('\n', " ")
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a message").replace('\n', " ")
 }
 
 /// Puts a hook in front of the process's panic hook, once. A hook set later without calling this one hides

@@ -30,12 +30,7 @@ impl Mark {
     /// Writes a new file that says 0, durably but for its directory entry.
     pub(super) fn create(dir: &Path) -> io::Result<Mark> {
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600);
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(dir.join(FILE_NAME))?;
         file.set_len(SLOT_STRIDE * SLOTS)?;
         let mark = Mark { file };
@@ -48,10 +43,7 @@ impl Mark {
 
     /// Opens the file and returns its count; `None` when neither slot is whole.
     pub(super) fn open(dir: &Path) -> io::Result<Option<(Mark, u64)>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(dir.join(FILE_NAME))?;
+        let file = OpenOptions::new().read(true).write(true).open(dir.join(FILE_NAME))?;
         let mut count = None;
         for slot in 0..SLOTS {
             let mut bytes = [0; SLOT_BYTES];
@@ -66,8 +58,7 @@ impl Mark {
 
     /// Notes that `count` commits are durable.
     pub(super) fn set(&self, count: u64) -> io::Result<()> {
-        self.file
-            .write_all_at(&encode(count), count % SLOTS * SLOT_STRIDE)
+        self.file.write_all_at(&encode(count), count % SLOTS * SLOT_STRIDE)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -102,9 +93,7 @@ mod tests {
             mark.set(count).unwrap();
         }
         assert_eq!(read(), Some(5));
-        mark.file
-            .write_all_at(&[0xff], 5 % SLOTS * SLOT_STRIDE)
-            .unwrap();
+        mark.file.write_all_at(&[0xff], 5 % SLOTS * SLOT_STRIDE).unwrap();
         assert_eq!(read(), Some(4));
         mark.file.set_len(0).unwrap();
         assert_eq!(read(), None);

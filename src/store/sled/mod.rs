@@ -52,10 +52,7 @@ const MAX_SEGMENT_BYTES: usize = 16 * 1024 * 1024;
 
 impl Default for SledSettings {
     fn default() -> Self {
-        SledSettings {
-            cache_bytes: 64 * 1024 * 1024,
-            segment_bytes: 8 * 1024 * 1024,
-        }
+        SledSettings { cache_bytes: 64 * 1024 * 1024, segment_bytes: 8 * 1024 * 1024 }
     }
 }
 
@@ -106,23 +103,10 @@ impl SledStore {
         };
         let large = guarded(|| read_large(dir, &db)).map_err(|panic| unreadable(dir, panic))??;
         let large = Arc::new(RwLock::new(large));
-        let committer = Committer::start(
-            dir,
-            db.clone(),
-            mark,
-            Arc::clone(&large),
-            Arc::clone(&failure),
-        )?;
+        let committer = Committer::start(dir, db.clone(), mark, Arc::clone(&large), Arc::clone(&failure))?;
         let lane = Mutex::new(Lane { committer, count });
         failure.check()?;
-        Ok(SledStore {
-            dir: dir.to_owned(),
-            db,
-            lane,
-            large,
-            failure,
-            _lock: lock,
-        })
+        Ok(SledStore { dir: dir.to_owned(), db, lane, large, failure, _lock: lock })
     }
 
     /// Commits since creation.
@@ -135,28 +119,20 @@ impl SledStore {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
-        self.db
-            .size_on_disk()
-            .map_err(|e| sled_error("measuring the store", e))
+        self.db.size_on_disk().map_err(|e| sled_error("measuring the store", e))
     }
 
     /// Runs a read; any failure of it fails the store, since what it could not read is part of its state.
-    fn read<T>(
-        &self,
-        read: impl FnOnce(&LargeValues) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn read<T>(&self, read: impl FnOnce(&LargeValues) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let large = self.readable()?;
-        let result =
-            guarded(|| read(&large)).unwrap_or_else(|panic| Err(unreadable(&self.dir, panic)));
+        let result = guarded(|| read(&large)).unwrap_or_else(|panic| Err(unreadable(&self.dir, panic)));
         result.map_err(|error| self.failure.note(error))
     }
 
     fn readable(&self) -> Result<RwLockReadGuard<'_, LargeValues>, StoreError> {
         self.large.read().map_err(|_| match self.failure.check() {
             Err(poisoned) => poisoned,
-            Ok(()) => StoreError::Poisoned {
-                first: "a panic while a batch was applied".to_owned(),
-            },
+            Ok(()) => StoreError::Poisoned { first: "a panic while a batch was applied".to_owned() },
         })
     }
 
@@ -164,36 +140,19 @@ impl SledStore {
     fn assemble(&self, key: &[u8], large: Large) -> Result<Vec<u8>, StoreError> {
         let mut value = Vec::with_capacity(usize::try_from(large.len).unwrap_or(0));
         for number in 0..large.chunks() {
-            let chunk = self
-                .db
-                .get(rows::chunk_key(key, number))
-                .map_err(|e| damaged(&self.dir, e))?;
+            let chunk = self.db.get(rows::chunk_key(key, number)).map_err(|e| damaged(&self.dir, e))?;
             let Some(chunk) = chunk else {
-                return Err(corrupt(
-                    &self.dir,
-                    format!("chunk {number} of {} is missing", record::printable(key)),
-                ));
+                return Err(corrupt(&self.dir, format!("chunk {number} of {} is missing", record::printable(key))));
             };
             value.extend_from_slice(&chunk);
         }
         if value.len() as u64 != large.len || crc32fast::hash(&value) != large.crc {
-            return Err(corrupt(
-                &self.dir,
-                format!(
-                    "the chunks of {} do not belong together",
-                    record::printable(key)
-                ),
-            ));
+            return Err(corrupt(&self.dir, format!("the chunks of {} do not belong together", record::printable(key))));
         }
         Ok(value)
     }
 
-    fn value(
-        &self,
-        large: &LargeValues,
-        key: &[u8],
-        row: &::sled::IVec,
-    ) -> Result<Vec<u8>, StoreError> {
+    fn value(&self, large: &LargeValues, key: &[u8], row: &::sled::IVec) -> Result<Vec<u8>, StoreError> {
         match large.get(key) {
             Some(large) => self.assemble(key, *large),
             None => Ok(row.to_vec()),
@@ -203,15 +162,9 @@ impl SledStore {
 
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|large| {
-            match self
-                .db
-                .get(rows::row_key(key))
-                .map_err(|e| damaged(&self.dir, e))?
-            {
-                Some(row) => self.value(large, key, &row).map(Some),
-                None => Ok(None),
-            }
+        self.read(|large| match self.db.get(rows::row_key(key)).map_err(|e| damaged(&self.dir, e))? {
+            Some(row) => self.value(large, key, &row).map(Some),
+            None => Ok(None),
         })
     }
 
@@ -235,9 +188,7 @@ impl Store for SledStore {
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         let Ok(mut lane) = self.lane.lock() else {
-            return Err(StoreError::Poisoned {
-                first: "a panic during a commit".to_owned(),
-            });
+            return Err(StoreError::Poisoned { first: "a panic during a commit".to_owned() });
         };
         self.failure.check()?;
         if batch.is_empty() {
@@ -245,13 +196,7 @@ impl Store for SledStore {
         }
         let count = lane.count + 1;
         let laid_out = rows::lay_out(batch, count, &*self.readable()?);
-        let committed = laid_out.and_then(|(batch, large)| {
-            lane.committer.run(Job {
-                batch,
-                large,
-                count,
-            })
-        });
+        let committed = laid_out.and_then(|(batch, large)| lane.committer.run(Job { batch, large, count }));
         committed.map_err(|error| self.failure.note(error))?;
         lane.count = count;
         Ok(())
@@ -263,26 +208,17 @@ fn check_settings(settings: &SledSettings) -> Result<(), StoreError> {
     if segment.is_power_of_two() && (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment) {
         return Ok(());
     }
-    let what = format!(
-        "segments of {segment} bytes; a power of two from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES} is needed"
-    );
+    let what = format!("segments of {segment} bytes; a power of two from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES} is needed");
     let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, what);
-    Err(StoreError::Io {
-        doing: "checking the settings of the store",
-        source,
-    })
+    Err(StoreError::Io { doing: "checking the settings of the store", source })
 }
 
 /// FORMAT says "creating" already; after this it says "ready", and the database can never be empty again.
 fn create(dir: &Path, settings: &SledSettings) -> Result<(::sled::Db, Mark, u64), StoreError> {
     let db = opening::database(dir, settings.cache_bytes, settings.segment_bytes)?;
-    db.insert(rows::COUNT_KEY, &0_u64.to_be_bytes())
-        .map_err(|e| sled_error("writing the first row", e))?;
-    db.flush()
-        .map_err(|e| sled_error("flushing the first row", e))?;
-    std::fs::File::open(dir.join(directory::DB))
-        .and_then(|db| db.sync_all())
-        .map_err(directory::failed("syncing db of the store"))?;
+    db.insert(rows::COUNT_KEY, &0_u64.to_be_bytes()).map_err(|e| sled_error("writing the first row", e))?;
+    db.flush().map_err(|e| sled_error("flushing the first row", e))?;
+    std::fs::File::open(dir.join(directory::DB)).and_then(|db| db.sync_all()).map_err(directory::failed("syncing db of the store"))?;
     let mark = Mark::create(dir).map_err(directory::failed("creating COMMITTED of the store"))?;
     directory::sync_creation(dir)?;
     directory::set_state(dir, State::Ready)?;
@@ -297,18 +233,12 @@ fn open_ready(dir: &Path, settings: &SledSettings) -> Result<(::sled::Db, Mark, 
     let db = opening::database(dir, settings.cache_bytes, directory::segment_bytes(dir)?)?;
     let count = guarded(|| db.get(rows::COUNT_KEY)).map_err(|panic| unreadable(dir, panic))?;
     let Some(count) = count.map_err(|e| damaged(dir, e))? else {
-        return Err(corrupt(
-            dir,
-            format!("db opens empty, but {committed} commits were durable"),
-        ));
+        return Err(corrupt(dir, format!("db opens empty, but {committed} commits were durable")));
     };
     let count = count.as_ref().try_into().map(u64::from_be_bytes);
     let count = count.map_err(|_| corrupt(dir, "the commit count in db is damaged"))?;
     if count < committed {
-        return Err(corrupt(
-            dir,
-            format!("db opens with {count} commits, but {committed} were durable"),
-        ));
+        return Err(corrupt(dir, format!("db opens with {count} commits, but {committed} were durable")));
     }
     // sled has written and renamed a snapshot.
     directory::sync_directory(dir)?;
@@ -321,10 +251,7 @@ fn read_large(dir: &Path, db: &::sled::Db) -> Result<LargeValues, StoreError> {
         let (key, row) = row.map_err(|e| damaged(dir, e))?;
         let key = key[1..].to_vec();
         let Some(large) = Large::decode(&row) else {
-            return Err(corrupt(
-                dir,
-                format!("the size of {} is damaged", record::printable(&key)),
-            ));
+            return Err(corrupt(dir, format!("the size of {} is damaged", record::printable(&key))));
         };
         all.insert(key, large);
     }
@@ -343,10 +270,7 @@ fn unreadable(dir: &Path, panic: String) -> StoreError {
 /// An error of a read: damage, unless the disk itself answered with an error.
 fn damaged(dir: &Path, error: ::sled::Error) -> StoreError {
     match error {
-        ::sled::Error::Io(source) => StoreError::Io {
-            doing: "reading db of the store",
-            source,
-        },
+        ::sled::Error::Io(source) => StoreError::Io { doing: "reading db of the store", source },
         other => corrupt(dir, format!("a page of db cannot be read: {other}")),
     }
 }

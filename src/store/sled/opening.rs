@@ -27,41 +27,23 @@ const CLOSING_STEP: Duration = Duration::from_millis(5);
 const FLUSH_EVERY_MS: u64 = 500;
 
 /// Opens the database in `dir`, whose lock the caller holds.
-pub(super) fn database(
-    dir: &Path,
-    cache_bytes: u64,
-    segment_bytes: usize,
-) -> Result<::sled::Db, StoreError> {
-    let config = ::sled::Config::new()
-        .path(dir)
-        .cache_capacity(cache_bytes)
-        .segment_size(segment_bytes)
-        .flush_every_ms(Some(FLUSH_EVERY_MS));
+pub(super) fn database(dir: &Path, cache_bytes: u64, segment_bytes: usize) -> Result<::sled::Db, StoreError> {
+    let config =
+        ::sled::Config::new().path(dir).cache_capacity(cache_bytes).segment_size(segment_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
     let (tx, rx) = mpsc::sync_channel(1);
-    let spawned = thread::Builder::new()
-        .name(failure::OPENING_THREAD.to_owned())
-        .spawn(move || {
-            let result = catch_unwind(AssertUnwindSafe(|| open_when_closed(&config)));
-            // The receiver is gone only after OPEN_LIMIT; the database is closed again then.
-            drop(tx.send(result));
-        });
-    spawned.map_err(directory::failed(
-        "starting the thread that opens the store",
-    ))?;
+    let spawned = thread::Builder::new().name(failure::OPENING_THREAD.to_owned()).spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(|| open_when_closed(&config)));
+        // The receiver is gone only after OPEN_LIMIT; the database is closed again then.
+        drop(tx.send(result));
+    });
+    spawned.map_err(directory::failed("starting the thread that opens the store"))?;
     match rx.recv_timeout(OPEN_LIMIT) {
         Ok(Ok(Ok(db))) => Ok(db),
         Ok(Ok(Err(error))) => Err(refusal(dir, error)),
-        Ok(Err(panic)) => Err(corrupt(
-            dir,
-            format!("sled gave up on db: {}", panic_text(&*panic)),
-        )),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(corrupt(
-            dir,
-            format!(
-                "sled did not finish opening db within {} s",
-                OPEN_LIMIT.as_secs()
-            ),
-        )),
+        Ok(Err(panic)) => Err(corrupt(dir, format!("sled gave up on db: {}", panic_text(&*panic)))),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            Err(corrupt(dir, format!("sled did not finish opening db within {} s", OPEN_LIMIT.as_secs())))
+        }
     }
 }
 
@@ -69,9 +51,7 @@ fn open_when_closed(config: &::sled::Config) -> Result<::sled::Db, ::sled::Error
     let started = Instant::now();
     loop {
         match config.open() {
-            Err(error) if is_lock_error(&error) && started.elapsed() < CLOSING_LIMIT => {
-                thread::sleep(CLOSING_STEP)
-            }
+            Err(error) if is_lock_error(&error) && started.elapsed() < CLOSING_LIMIT => thread::sleep(CLOSING_STEP),
             other => return other,
         }
     }
@@ -84,16 +64,10 @@ fn is_lock_error(error: &::sled::Error) -> bool {
 
 fn refusal(dir: &Path, error: ::sled::Error) -> StoreError {
     if is_lock_error(&error) {
-        return StoreError::Locked {
-            path: dir.to_owned(),
-            lock: dir.join(directory::DB),
-        };
+        return StoreError::Locked { path: dir.to_owned(), lock: dir.join(directory::DB) };
     }
     match error {
-        ::sled::Error::Io(source) => StoreError::Io {
-            doing: "opening the database of the store",
-            source,
-        },
+        ::sled::Error::Io(source) => StoreError::Io { doing: "opening the database of the store", source },
         other => corrupt(dir, format!("sled refuses db or its snapshot: {other}")),
     }
 }

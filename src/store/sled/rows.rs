@@ -42,10 +42,7 @@ pub(super) type LargeChanges = HashMap<Vec<u8>, Option<Large>>;
 
 impl Large {
     fn of(value: &[u8]) -> Large {
-        Large {
-            len: value.len() as u64,
-            crc: crc32fast::hash(value),
-        }
+        Large { len: value.len() as u64, crc: crc32fast::hash(value) }
     }
 
     /// Below 600: a value has at most [`MAX_VALUE_BYTES`].
@@ -60,10 +57,7 @@ impl Large {
     /// `None` when `bytes` cannot have been written by [`Large::encode`].
     pub(super) fn decode(bytes: &[u8]) -> Option<Large> {
         let (len, rest) = bytes.split_first_chunk::<8>()?;
-        let large = Large {
-            len: u64::from_be_bytes(*len),
-            crc: u32::from_be_bytes(rest.try_into().ok()?),
-        };
+        let large = Large { len: u64::from_be_bytes(*len), crc: u32::from_be_bytes(rest.try_into().ok()?) };
         let possible = CHUNK_BYTES as u64 + 1..=MAX_VALUE_BYTES as u64;
         possible.contains(&large.len).then_some(large)
     }
@@ -93,11 +87,7 @@ pub(super) fn chunk_key(key: &[u8], chunk: u32) -> Vec<u8> {
 ///
 /// # Errors
 /// [`StoreError::TooLarge`] for a key or value over the limits of the port.
-pub(super) fn lay_out(
-    batch: &Batch,
-    count: u64,
-    known: &LargeValues,
-) -> Result<(::sled::Batch, LargeChanges), StoreError> {
+pub(super) fn lay_out(batch: &Batch, count: u64, known: &LargeValues) -> Result<(::sled::Batch, LargeChanges), StoreError> {
     let mut out = ::sled::Batch::default();
     let mut changes = LargeChanges::new();
     for (key, value) in &batch.writes {
@@ -106,10 +96,7 @@ pub(super) fn lay_out(
             Some(change) => *change,
             None => known.get(key).copied(),
         };
-        let after = value
-            .as_deref()
-            .filter(|v| v.len() > CHUNK_BYTES)
-            .map(Large::of);
+        let after = value.as_deref().filter(|v| v.len() > CHUNK_BYTES).map(Large::of);
         match (value, after) {
             (None, _) => out.remove(row_key(key)),
             (Some(value), None) => out.insert(row_key(key), value.as_slice()),
@@ -141,18 +128,10 @@ pub(super) fn lay_out(
 pub(in crate::store) fn check_limits(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
     let value_bytes = value.map_or(0, <[u8]>::len);
     if key.len() > MAX_KEY_BYTES {
-        return Err(StoreError::TooLarge {
-            what: "a key",
-            bytes: key.len(),
-            limit: MAX_KEY_BYTES,
-        });
+        return Err(StoreError::TooLarge { what: "a key", bytes: key.len(), limit: MAX_KEY_BYTES });
     }
     if value_bytes > MAX_VALUE_BYTES {
-        return Err(StoreError::TooLarge {
-            what: "a value",
-            bytes: value_bytes,
-            limit: MAX_VALUE_BYTES,
-        });
+        return Err(StoreError::TooLarge { what: "a value", bytes: value_bytes, limit: MAX_VALUE_BYTES });
     }
     Ok(())
 }

@@ -1,0 +1,214 @@
+//! The wire's scalars and closed lists, and how `data` is read into a form.
+//!
+//! Never here: rules that span fields. A form's error names the path of the field; it never quotes a string
+//! value, because it becomes a header of the dead letter.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
+use serde::{Deserialize, de};
+use serde_json::Value;
+
+use crate::model::actor::{Actor, Role};
+use crate::model::remediation::RemediationType;
+use crate::model::report::{AttackKind, Severity};
+use crate::model::time::Timestamp;
+use crate::wire::{Fault, limits, time};
+
+/// Reads `data` into a form of its type.
+pub fn read<T: DeserializeOwned>(data: Value) -> Result<T, Fault> {
+    if data.is_null() {
+        return Err(Fault::invalid("data: missing"));
+    }
+    serde_path_to_error::deserialize::<_, Object<T>>(data).map(|object| object.0).map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { "data".to_owned() } else { format!("data.{path}") };
+        Fault::invalid(format!("{path}: {}", unquoted(&error.inner().to_string())))
+    })
+}
+
+/// serde's message without the string value that it quotes; the expectation stands after the value.
+fn unquoted(message: &str) -> String {
+    for kind in ["invalid type: string ", "invalid value: string "] {
+        if message.starts_with(kind) {
+            let expected = message.rfind(", expected ").map_or("", |at| &message[at..]);
+            return format!("{}{expected}", kind.trim_end());
+        }
+    }
+    message.to_owned()
+}
+
+/// A JSON object, and not the array that serde's derived forms would take as well.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData)).map(Object)
+    }
+}
+
+/// An id or a revision: 1 ..= 2^53, a JSON integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Id(pub u64);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InRange;
+
+        impl Visitor<'_> for InRange {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an integer from 1 to {}", limits::ID)
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Id, E> {
+                if (1..=limits::ID).contains(&value) {
+                    Ok(Id(value))
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Unsigned(value), &self))
+                }
+            }
+        }
+
+        deserializer.deserialize_u64(InRange)
+    }
+}
+
+/// A point in time, as [`time::parse`] reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At(pub Timestamp);
+
+impl<'de> Deserialize<'de> for At {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        time::parse(&text).map(At).ok_or_else(|| D::Error::custom(format_args!("not {}", time::EXPECTED)))
+    }
+}
+
+/// A word of a closed list.
+pub trait Word: Sized + Copy + 'static {
+    const ALL: &'static [Self];
+    fn word(self) -> &'static str;
+}
+
+/// [`Word`], as a field.
+pub struct OneOf<T>(pub T);
+
+impl<'de, T: Word> Deserialize<'de> for OneOf<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::ALL.iter().copied().find(|word| word.word() == text).map(OneOf).ok_or_else(|| {
+            let words: Vec<_> = T::ALL.iter().map(|word| word.word()).collect();
+            D::Error::custom(format_args!("unknown variant, expected one of {}", words.join(", ")))
+        })
+    }
+}
+
+macro_rules! words {
+    ($($type:ident: $($variant:ident)+;)*) => {$(
+        impl Word for $type {
+            const ALL: &'static [Self] = &[$($type::$variant),+];
+
+            fn word(self) -> &'static str {
+                // the match is the check that the list is whole
+                match self {
+                    $($type::$variant => self.as_str(),)+
+                }
+            }
+        }
+    )*};
+}
+
+words! {
+    Severity: Low High Critical;
+    AttackKind: Phishing MalwarePersistence IdentityCompromise Unknown;
+    RemediationType: Assisted Manual Containment;
+    Role: Admin SecurityEngineer User ReadOnly Finance Marketing Provisioner;
+}
+
+/// Who asked.
+#[derive(Deserialize)]
+pub struct ActorForm {
+    id: Id,
+    name: Option<String>,
+    email: Option<String>,
+    role: OneOf<Role>,
+}
+
+impl ActorForm {
+    pub fn actor(self) -> Actor {
+        Actor { id: self.id.0, name: self.name, email: self.email, role: self.role.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[derive(Deserialize)]
+    struct Form {
+        #[allow(dead_code)]
+        id: Option<Id>,
+        #[allow(dead_code)]
+        at: Option<At>,
+        #[allow(dead_code)]
+        severity: Option<OneOf<Severity>>,
+        #[allow(dead_code)]
+        actor: Option<Object<ActorForm>>,
+        #[allow(dead_code)]
+        flag: Option<bool>,
+    }
+
+    #[test]
+    fn errors_name_the_field_and_never_quote_a_string() {
+        for (data, detail) in [
+            (json!(null), "data: missing"),
+            (json!([1]), "data: invalid type: sequence, expected an object"),
+            (json!({"id": 0}), "data.id: invalid value: integer `0`, expected an integer from 1 to"),
+            (json!({"id": -1}), "data.id: invalid type: integer `-1`, expected an integer from 1 to"),
+            (json!({"id": 9007199254740993_u64}), "data.id: invalid value: integer `9007199254740993`"),
+            (json!({"id": 1.5}), "data.id: invalid type: floating point `1.5`"),
+            (json!({"id": "SECRET, expected x"}), "data.id: invalid type: string, expected "),
+            (json!({"at": "SECRET"}), "data.at: not an RFC 3339 time"),
+            (json!({"severity": "SECRET"}), "data.severity: unknown variant, expected one of low, high, critical"),
+            (json!({"severity": {"low": null}}), "data.severity: invalid type: map, expected a string"),
+            (json!({"flag": "SECRET"}), "data.flag: invalid type: string, expected a boolean"),
+            (json!({"actor": [1, "SECRET", "SECRET", "admin"]}), "data.actor: invalid type: sequence"),
+            (json!({"actor": {"id": 1}}), "data.actor: missing field `role`"),
+            (json!({"actor": {"id": 1, "role": "SECRET"}}), "data.actor.role: unknown variant, expected one of admin"),
+        ] {
+            let fault = read::<Form>(data.clone()).err().unwrap_or_else(|| panic!("{data} was taken"));
+            assert!(fault.detail.starts_with(detail), "{data}: {} is not {detail}", fault.detail);
+            assert!(!fault.detail.contains("SECRET"), "{}", fault.detail);
+        }
+    }
+
+    #[test]
+    fn null_is_absent_and_the_ends_of_the_range_are_in_it() {
+        for data in [
+            json!({"id": null, "at": null, "severity": null, "actor": null, "flag": null, "more": 1}),
+            json!({"id": 1}),
+            json!({"id": limits::ID}),
+        ] {
+            assert!(read::<Form>(data.clone()).is_ok(), "{data}");
+        }
+    }
+}

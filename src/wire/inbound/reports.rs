@@ -1,0 +1,177 @@
+//! `incident_report.created`, `.revised`, `.updated`, `.comment_added`: what the SOC says.
+//!
+//! Never here: whether the report is known or the revision the next one.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::fields::{At, Id, Object, OneOf, read};
+use super::plan::{self, FootholdForm, Host, PlanForm};
+use crate::machine::event::{EventKind, NewReport, Payload, ReportUpdate, Revision};
+use crate::model::ids::{AgentId, IdentityId, ReportId};
+use crate::model::report::{AttackKind, Identity, ReportText, Severity};
+use crate::wire::envelope::Envelope;
+use crate::wire::{Fault, Reason, limits};
+
+#[derive(Deserialize)]
+struct Created {
+    incident_report: Object<ReportForm>,
+}
+
+#[derive(Deserialize)]
+struct ReportForm {
+    id: Id,
+    account_id: Id,
+    organization_id: Id,
+    agent_id: Option<Id>,
+    platform: Option<String>,
+    severity: OneOf<Severity>,
+    status: String,
+    subject: Option<String>,
+    summary: Option<String>,
+    body: Option<String>,
+    indicator_types: Option<Vec<String>>,
+    created_at: Option<At>,
+    sent_at: Option<At>,
+    status_updated_at: Option<At>,
+    updated_at: Option<At>,
+    remediations: Object<PlanForm>,
+    plan_revision: Option<Id>,
+    footholds: Option<Vec<Object<FootholdForm>>>,
+    identity: Option<Object<IdentityForm>>,
+    host: Option<Object<HostForm>>,
+    attack_kind: Option<OneOf<AttackKind>>,
+    isolate_host: Option<bool>,
+    simulated: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct IdentityForm {
+    id: Id,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HostForm {
+    hostname: Option<String>,
+}
+
+pub fn created(data: Value, envelope: &Envelope) -> Result<EventKind, Fault> {
+    const AT: &str = "data.incident_report";
+    let Object(form) = read::<Created>(data)?.incident_report;
+    check_tenant(&form, envelope, AT)?;
+    if form.status != "sent" {
+        return Err(Fault::invalid(format!("{AT}.status: a report is issued as sent")));
+    }
+    let indicator_types = form.indicator_types.unwrap_or_default();
+    if indicator_types.len() > limits::INDICATOR_TYPES {
+        return Err(Fault::over(&format!("{AT}.indicator_types"), limits::INDICATOR_TYPES, "types"));
+    }
+    let host = if form.agent_id.is_some() { Host::Agent } else { Host::None };
+    let isolate_host = form.isolate_host.unwrap_or(false);
+    if isolate_host && host == Host::None {
+        return Err(Fault::invalid(format!("{AT}.isolate_host: the report has no agent_id")));
+    }
+    let items = plan::items(form.remediations.0, &format!("{AT}.remediations"), host)?;
+    let footholds = plan::footholds(form.footholds.unwrap_or_default(), &format!("{AT}.footholds"), &items)?;
+
+    let at = |given: Option<At>| given.or(form.created_at).map_or(envelope.time, |At(at)| at);
+    Ok(EventKind::ReportCreated(Box::new(NewReport {
+        id: ReportId(form.id.0),
+        agent_id: form.agent_id.map(|Id(id)| AgentId(id)),
+        identity: form.identity.map(|Object(identity)| Identity { id: IdentityId(identity.id.0), name: identity.name.unwrap_or_default() }),
+        platform: form.platform.unwrap_or_default(),
+        hostname: form.host.and_then(|Object(host)| host.hostname).filter(|name| !name.is_empty()),
+        severity: form.severity.0,
+        attack_kind: form.attack_kind.map_or(AttackKind::Unknown, |OneOf(kind)| kind),
+        text: ReportText {
+            subject: form.subject.unwrap_or_default(),
+            summary: form.summary.unwrap_or_default(),
+            body: form.body.unwrap_or_default(),
+            indicator_types,
+        },
+        simulated: form.simulated.unwrap_or(false),
+        isolate_host,
+        plan_revision: form.plan_revision.map_or(1, |Id(revision)| revision),
+        items,
+        footholds,
+        sent_at: at(form.sent_at),
+        updated_at: at(form.updated_at),
+        status_updated_at: at(form.status_updated_at),
+    })))
+}
+
+/// The envelope routes, the report belongs: they must name the same tenant.
+fn check_tenant(form: &ReportForm, envelope: &Envelope, at: &str) -> Result<(), Fault> {
+    let differs = |field: &str| Fault::new(Reason::TenantMismatch, format!("{at}.{field}: differs from tenantid"));
+    if form.account_id.0 != envelope.tenant.account {
+        return Err(differs("account_id"));
+    }
+    if form.organization_id.0 != envelope.tenant.organization {
+        return Err(differs("organization_id"));
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Revised {
+    incident_report_id: Id,
+    plan_revision: Id,
+    remediations: Object<PlanForm>,
+    footholds: Option<Vec<Object<FootholdForm>>>,
+    comment: Option<String>,
+}
+
+pub fn revised(data: Value) -> Result<EventKind, Fault> {
+    let form = read::<Revised>(data)?;
+    let items = plan::items(form.remediations.0, "data.remediations", Host::Unstated)?;
+    let footholds = match form.footholds {
+        Some(forms) => Some(plan::footholds(forms, "data.footholds", &items)?),
+        None => None,
+    };
+    Ok(EventKind::ReportRevised(Box::new(Revision {
+        report: ReportId(form.incident_report_id.0),
+        plan_revision: form.plan_revision.0,
+        items,
+        footholds,
+        comment: form.comment,
+    })))
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    incident_report_id: Id,
+    updated_at: Option<At>,
+    status_updated_at: Option<At>,
+    severity: Option<OneOf<Severity>>,
+    subject: Option<String>,
+    summary: Option<String>,
+    body: Option<String>,
+}
+
+pub fn updated(data: Value, envelope: &Envelope) -> Result<EventKind, Fault> {
+    let payload = Payload(data.to_string());
+    let form = read::<Updated>(data)?;
+    Ok(EventKind::ReportUpdated(Box::new(ReportUpdate {
+        report: ReportId(form.incident_report_id.0),
+        updated_at: form.updated_at.or(form.status_updated_at).map_or(envelope.time, |At(at)| at),
+        severity: form.severity.map(|OneOf(severity)| severity),
+        subject: form.subject,
+        summary: form.summary,
+        body: form.body,
+        data: payload,
+    })))
+}
+
+#[derive(Deserialize)]
+struct CommentAdded {
+    incident_report_id: Id,
+    #[serde(rename = "comment")]
+    _comment: Option<String>,
+}
+
+pub fn comment_added(data: Value) -> Result<EventKind, Fault> {
+    let payload = Payload(data.to_string());
+    let form = read::<CommentAdded>(data)?;
+    Ok(EventKind::CommentAdded { report: ReportId(form.incident_report_id.0), data: payload })
+}

@@ -1,0 +1,99 @@
+//! What people at the MSP ask for: approvals, rejections, and requests about a task or a report.
+//!
+//! Never here: whether they may. An empty comment, a stale plan or a lacking role is answered by the
+//! machine, to the asker; a dead letter is answered to nobody.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::fields::{ActorForm, Id, Object, read};
+use crate::machine::event::{EventKind, PlanDecision, ReportRequest, TaskRequest};
+use crate::model::ids::{RemediationId, ReportId};
+use crate::wire::{Fault, limits};
+
+#[derive(Deserialize)]
+struct Approved {
+    incident_report_id: Id,
+    /// Required: consent is to a plan that was read.
+    plan_revision: Id,
+    remediation_ids: Option<Vec<Id>>,
+    actor: Object<ActorForm>,
+}
+
+pub fn approved(data: Value) -> Result<EventKind, Fault> {
+    let form = read::<Approved>(data)?;
+    let remediations = match form.remediation_ids {
+        Some(ids) if ids.len() > limits::REMEDIATIONS => {
+            return Err(Fault::over("data.remediation_ids", limits::REMEDIATIONS, "remediations"));
+        }
+        // an empty list names none; only an absent one means all
+        Some(ids) => Some(without_repeats(ids)),
+        None => None,
+    };
+    Ok(EventKind::Approved(PlanDecision {
+        report: ReportId(form.incident_report_id.0),
+        plan_revision: form.plan_revision.0,
+        remediations,
+        actor: form.actor.0.actor(),
+    }))
+}
+
+fn without_repeats(ids: Vec<Id>) -> Vec<RemediationId> {
+    let mut seen = HashSet::new();
+    ids.into_iter().map(|Id(id)| RemediationId(id)).filter(|id| seen.insert(*id)).collect()
+}
+
+#[derive(Deserialize)]
+struct Rejected {
+    incident_report_id: Id,
+    plan_revision: Id,
+    comment: Option<String>,
+    #[serde(rename = "useful")]
+    _useful: Option<bool>,
+    actor: Object<ActorForm>,
+}
+
+pub fn rejected(data: Value) -> Result<EventKind, Fault> {
+    let form = read::<Rejected>(data)?;
+    Ok(EventKind::Rejected {
+        decision: PlanDecision {
+            report: ReportId(form.incident_report_id.0),
+            plan_revision: form.plan_revision.0,
+            remediations: None,
+            actor: form.actor.0.actor(),
+        },
+        comment: form.comment.unwrap_or_default(),
+    })
+}
+
+#[derive(Deserialize)]
+struct AboutTask {
+    incident_report_id: Id,
+    remediation_id: Id,
+    reason: Option<String>,
+    actor: Object<ActorForm>,
+}
+
+pub fn about_task(data: Value) -> Result<TaskRequest, Fault> {
+    let form = read::<AboutTask>(data)?;
+    Ok(TaskRequest {
+        report: ReportId(form.incident_report_id.0),
+        remediation: RemediationId(form.remediation_id.0),
+        reason: form.reason,
+        actor: form.actor.0.actor(),
+    })
+}
+
+#[derive(Deserialize)]
+struct AboutReport {
+    incident_report_id: Id,
+    reason: Option<String>,
+    actor: Object<ActorForm>,
+}
+
+pub fn about_report(data: Value) -> Result<ReportRequest, Fault> {
+    let form = read::<AboutReport>(data)?;
+    Ok(ReportRequest { report: ReportId(form.incident_report_id.0), reason: form.reason, actor: form.actor.0.actor() })
+}
