@@ -3,11 +3,12 @@
 //!
 //! Floors, from the ground up; imports go only downwards (`tests/architecture.rs` holds the list):
 //! [`model`] (nouns), [`machine`] (rules, pure), then side by side and unknown to each other [`wire`] (JSON),
-//! [`store`] (disk), `broker` (AMQP), `agent` (simulated hosts) and [`config`]; `pipeline` joins them;
+//! [`store`] (disk), [`broker`] (AMQP), `agent` (simulated hosts) and [`config`]; `pipeline` joins them;
 //! [`cli`] is what a person starts.
 //!
 //! Reading order: `model`, `machine`, the ports in `store` and `broker`, `pipeline`, then the rest.
 
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod machine;

@@ -93,6 +93,9 @@ pub enum PublishError {
     /// The connection ended, or no confirm came in time.
     #[error("not confirmed: {0}")]
     Lost(String),
+    /// No broker could take it as it is: a name or a property longer than AMQP allows. Trying again is useless.
+    #[error("cannot be sent: {0}")]
+    Unsendable(String),
     /// The link has been closed by us.
     #[error("the link is closed")]
     Closed,

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod exit;
+pub mod topology;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,8 +24,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Declare, check or print the exchanges and queues
+    Topology(topology::Args),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
+}
+
+/// Two worker threads do: the engine has its own, and commits have theirs.
+fn run_async(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
 }
 
 /// Runs the command line and reports a failure on standard error, as one chain of causes.
@@ -38,6 +46,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Topology(args) => run_async(topology::run(args)),
         Command::Config(args) => config::run(args),
     };
     outcome.unwrap_or_else(|error| {

@@ -1,0 +1,185 @@
+//! The topology at a broker: declared, or compared with what is there.
+//!
+//! Never here: a name or an argument; they are all in [`Topology`]. [`check`] must never create anything.
+
+use std::fmt;
+
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::connection::{AmqpError, Connection, call};
+use crate::broker::topology::{Argument, Arguments, Destination, Exchange, ExchangeKind, Queue, Topology};
+
+/// Something at the broker that is not as the table has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// `exchange remedyd.status`, `queue remedyd.p0.reports`.
+    pub object: String,
+    pub what: Discrepancy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discrepancy {
+    Absent,
+    /// There with other properties. The broker names the first one that differs.
+    Differs {
+        argument: Option<String>,
+        detail: String,
+    },
+    /// There, but not ours to look at.
+    Refused {
+        detail: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = &self.object;
+        match &self.what {
+            Discrepancy::Absent => write!(f, "{object}: absent"),
+            Discrepancy::Differs { argument: Some(argument), detail } => write!(f, "{object}: {argument} differs ({detail})"),
+            Discrepancy::Differs { argument: None, detail } => write!(f, "{object}: differs ({detail})"),
+            Discrepancy::Refused { detail } => write!(f, "{object}: access refused ({detail})"),
+        }
+    }
+}
+
+/// Declares everything: exchanges, queues, bindings. Doing it again changes nothing. Fails at the first object
+/// that the broker does not take, naming it; what was declared before stays.
+pub async fn apply(connection: &Connection, topology: &Topology) -> Result<(), AmqpError> {
+    let channel = connection.channel().await?;
+    let time_outs = connection.time_outs();
+    let exchanges = topology.exchanges.iter().map(Object::Exchange);
+    for object in exchanges.chain(topology.queues.iter().map(Object::Queue)) {
+        let declaring = object.declare(&channel, false);
+        call(format!("declaring {object}"), time_outs, declaring).await?;
+    }
+    for binding in &topology.bindings {
+        let (source, key) = (binding.source.as_str().into(), binding.routing_key.as_str().into());
+        let none = FieldTable::default();
+        match &binding.destination {
+            Destination::Queue(name) => {
+                let doing = format!("binding queue {name} to {}", binding.source);
+                let options = QueueBindOptions::default();
+                let binding = channel.queue_bind(name.as_str().into(), source, key, options, none);
+                call(doing, time_outs, binding).await?;
+            }
+            Destination::Exchange(name) => {
+                let doing = format!("binding exchange {name} to {}", binding.source);
+                let options = ExchangeBindOptions::default();
+                let binding = channel.exchange_bind(name.as_str().into(), source, key, options, none);
+                call(doing, time_outs, binding).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares exchanges and queues with the table; empty means equal. Bindings cannot be read over AMQP 0-9-1:
+/// [`apply`] sets them again harmlessly.
+///
+/// First each object is looked up passively, which tells only that it is there. If it is, it is declared as the
+/// table has it: of an object that exists this changes nothing, and the broker names what differs. A user
+/// without the right to configure learns only of absence.
+pub async fn check(connection: &Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
+    let exchanges = topology.exchanges.iter().map(Object::Exchange);
+    let queues = topology.queues.iter().map(Object::Queue);
+    let mut differences = Vec::new();
+    for object in exchanges.chain(queues) {
+        differences.extend(look(connection, object).await?);
+    }
+    Ok(differences)
+}
+
+/// What has a name at the broker.
+#[derive(Clone, Copy)]
+enum Object<'a> {
+    Exchange(&'a Exchange),
+    Queue(&'a Queue),
+}
+
+async fn look(connection: &Connection, object: Object<'_>) -> Result<Option<Difference>, AmqpError> {
+    for passive in [true, false] {
+        // A channel each: the broker closes it with its refusal.
+        let channel = connection.channel().await?;
+        let doing = format!("checking {object}");
+        let asked = object.declare(&channel, passive);
+        let Err(error) = call(doing, connection.time_outs(), asked).await else {
+            continue;
+        };
+        let Some((code, detail)) = channel_refusal(&error) else {
+            return Err(error);
+        };
+        let what = match code {
+            404 => Discrepancy::Absent,
+            403 if passive => Discrepancy::Refused { detail },
+            // There, and comparing needs a right that a service does well without.
+            403 => continue,
+            _ => Discrepancy::Differs { argument: detail.split('\'').nth(1).map(str::to_owned), detail },
+        };
+        return Ok(Some(Difference { object: object.to_string(), what }));
+    }
+    Ok(None)
+}
+
+/// The broker's code and text, if it refused this one request and the connection lives on.
+fn channel_refusal(error: &AmqpError) -> Option<(u16, String)> {
+    match error {
+        AmqpError::Failed { source, .. } if source.is_amqp_soft_error() => match source.kind() {
+            lapin::ErrorKind::ProtocolError(refusal) => Some((refusal.get_id(), refusal.get_message().to_string())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Object<'_> {
+    async fn declare(self, channel: &lapin::Channel, passive: bool) -> lapin::Result<()> {
+        match self {
+            Self::Exchange(exchange) => {
+                let kind = match exchange.kind {
+                    ExchangeKind::Topic => lapin::ExchangeKind::Topic,
+                    ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
+                    ExchangeKind::TenantHash => lapin::ExchangeKind::Custom(exchange.kind.wire_name().into()),
+                };
+                let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
+                let (name, arguments) = (exchange.name.as_str().into(), table(&exchange.arguments));
+                let declared = channel.exchange_declare(name, kind, options, arguments);
+                declared.await
+            }
+            Self::Queue(queue) => {
+                let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+                let (name, arguments) = (queue.name.as_str().into(), table(&queue.arguments));
+                let declared = channel.queue_declare(name, options, arguments);
+                declared.await.map(|_| ())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exchange(exchange) => match exchange.kind {
+                ExchangeKind::Topic | ExchangeKind::Fanout => {
+                    write!(f, "exchange {}", exchange.name)
+                }
+                ExchangeKind::TenantHash => write!(f, "exchange {} (plugin rabbitmq_consistent_hash_exchange)", exchange.name),
+            },
+            Self::Queue(queue) => write!(f, "queue {}", queue.name),
+        }
+    }
+}
+
+fn table(arguments: &Arguments) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, argument) in arguments {
+        let value = match argument {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Integer(number) => AMQPValue::LongLongInt(*number),
+            Argument::Flag(flag) => AMQPValue::Boolean(*flag),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
+}

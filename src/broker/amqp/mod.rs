@@ -1,0 +1,145 @@
+//! The [`Link`] over AMQP 0-9-1, by lapin.
+//!
+//! Never here: automatic recovery (a confirm or a tag of an old connection must not look like one of the new),
+//! and waiting without a time-out.
+//!
+//! ```text
+//!  next ◀── buffer (prefetch) ◀── consume ◀═ connection 1 ═ broker
+//!  settle ─▶ ledger ─▶ frames ──▶ consume ═▶
+//!  publish ─▶ jobs (window) ────▶ publish ═▶ connection 2 ═ broker
+//! ```
+//! Two connections, since the broker blocks one that publishes as a whole. Each has its [`supervisor`].
+
+pub mod connection;
+pub mod declare;
+pub mod settings;
+
+mod consume;
+mod ledger;
+mod message;
+mod publish;
+mod retry;
+mod standing;
+mod supervisor;
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use connection::AmqpError;
+pub use settings::{AmqpSettings, Endpoint, Prefetch, SettingsError};
+
+use super::{Delivery, Lane, Link, LinkState, Message, PublishError, Settlement, Token};
+use consume::{Consuming, Intake, Outlets};
+use ledger::Ledger;
+use publish::{Job, Publishing};
+use standing::Standing;
+
+/// Keeps the seeds of the two connections' jitter apart.
+const PUBLISHER_SEED: u64 = 0x5075_626c_6973_6865;
+
+/// One partition's link. Dropping it closes it, in the background.
+pub struct AmqpLink {
+    reports: Mutex<mpsc::Receiver<Delivery>>,
+    surveys: Mutex<mpsc::Receiver<Delivery>>,
+    intake: Arc<Intake>,
+    jobs: mpsc::Sender<Job>,
+    standing: Arc<Standing>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl AmqpLink {
+    /// Starts connecting, and keeps at it until closed. Returns at once; wait for [`LinkState::Ready`] with
+    /// [`Link::state`]. Must be called within a tokio runtime.
+    pub fn connect(settings: AmqpSettings) -> Result<Self, SettingsError> {
+        settings.validate()?;
+        let (reports_in, reports) = mpsc::channel(settings.prefetch.reports.into());
+        let (surveys_in, surveys) = mpsc::channel(settings.prefetch.surveys.into());
+        // As many again as are in flight, so that the publisher never waits for its next message.
+        let (jobs_in, jobs) = mpsc::channel(settings.publish_window);
+        let intake = Arc::new(Intake {
+            reports: Ledger::default(),
+            surveys: Ledger::default(),
+            settled: Notify::new(),
+            stopping: CancellationToken::new(),
+        });
+        let standing = Arc::new(Standing::new());
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let seed = settings.jitter_seed;
+
+        let consuming = Consuming {
+            settings: settings.clone(),
+            intake: intake.clone(),
+            standing: standing.clone(),
+            closing: closing.clone(),
+            outlets: Some(Outlets { reports: reports_in, surveys: surveys_in }),
+        };
+        let publishing = Publishing { settings: settings.clone(), standing: standing.clone(), closing: closing.clone(), jobs };
+        tasks.spawn(supervisor::supervise(consuming, settings.clone(), closing.clone(), seed));
+        tasks.spawn(supervisor::supervise(publishing, settings, closing.clone(), seed ^ PUBLISHER_SEED));
+        tasks.close();
+        Ok(Self { reports: Mutex::new(reports), surveys: Mutex::new(surveys), intake, jobs: jobs_in, standing, closing, tasks })
+    }
+}
+
+impl Link for AmqpLink {
+    async fn next(&self, lane: Lane) -> Option<Delivery> {
+        let buffer = match lane {
+            Lane::Reports => &self.reports,
+            Lane::Surveys => &self.surveys,
+        };
+        let mut buffer = buffer.lock().await;
+        loop {
+            let delivery = buffer.recv().await?;
+            // What is left of an older connection comes again on the new one.
+            if self.intake.ledger(lane).is_current(delivery.token.epoch) {
+                return Some(delivery);
+            }
+        }
+    }
+
+    fn settle(&self, token: Token, how: Settlement) {
+        let ledger = self.intake.ledger(token.lane);
+        if ledger.settle(token.epoch, token.tag, how) {
+            self.intake.settled.notify_one();
+        }
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        if self.closing.is_cancelled() {
+            return Err(PublishError::Closed);
+        }
+        let (answer, verdict) = oneshot::channel();
+        let job = Job { message, answer };
+        // Turns are given in the order of asking. Unconstrained, because a task that asks for many at once would
+        // otherwise run out of its budget at the 128th, which would then be put off behind all the others.
+        let asking = tokio::task::unconstrained(self.jobs.send(job));
+        asking.await.map_err(|_| PublishError::Closed)?;
+        verdict.await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    fn stop_consuming(&self) {
+        self.intake.stopping.cancel();
+    }
+
+    fn state(&self) -> watch::Receiver<LinkState> {
+        self.standing.state()
+    }
+
+    async fn close(&self) {
+        self.intake.stopping.cancel();
+        self.closing.cancel();
+        self.tasks.wait().await;
+        self.standing.closed();
+    }
+}
+
+impl Drop for AmqpLink {
+    fn drop(&mut self) {
+        self.intake.stopping.cancel();
+        self.closing.cancel();
+    }
+}

@@ -1,0 +1,309 @@
+//! The publishing connection: one task, one channel, a bounded window of unconfirmed messages.
+//!
+//! Never here: a second task on the channel (two could swap their messages), a retry (the outbox's business), a
+//! success without the broker's confirm.
+//!
+//! lapin hands a returned message to whichever confirm completes next (lapin#254), which need not be its own.
+//! The broker sends a return before the confirm of the same message, so: take every confirm that is there,
+//! match each return in them to its message by content, and only then call the others a success. A return that
+//! matches nothing in flight means that some success may have been none, and ends the connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Event, PublisherConfirm};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{AmqpError, Connection, call};
+use super::message::{self, Outgoing};
+use super::settings::AmqpSettings;
+use super::standing::Standing;
+use super::supervisor::Session;
+use crate::broker::{Message, PublishError};
+
+/// Messages started per turn of the loop: enough to fill the socket, few enough that confirms are not kept
+/// waiting behind a thousand encodings.
+const TURN: usize = 64;
+
+/// A message and who waits for its end.
+pub struct Job {
+    pub message: Message,
+    pub answer: oneshot::Sender<Result<(), PublishError>>,
+}
+
+pub struct Publishing {
+    pub settings: AmqpSettings,
+    pub standing: Arc<Standing>,
+    pub closing: CancellationToken,
+    pub jobs: mpsc::Receiver<Job>,
+}
+
+impl Session for Publishing {
+    const NAME: &'static str = "publisher";
+
+    async fn run(&mut self, connection: &Connection, _epoch: u64) -> Result<(), AmqpError> {
+        let events = connection.lapin().events_listener();
+        let channel = connection.channel().await?;
+        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+        call("asking for publisher confirms", connection.time_outs(), selecting).await?;
+        self.standing.publishing();
+        let mut window = Window::new(channel);
+        let worked = self.work(&mut window, events).await;
+        if let Err(error) = &worked {
+            window.lose(&error.chain());
+        }
+        worked
+    }
+
+    fn ended(&mut self) -> Duration {
+        self.standing.not_publishing()
+    }
+
+    fn closed(&mut self) {
+        self.jobs.close();
+        while let Ok(job) = self.jobs.try_recv() {
+            // Nobody may be waiting any more.
+            let _ = job.answer.send(Err(PublishError::Closed));
+        }
+    }
+}
+
+impl Publishing {
+    async fn work(&mut self, window: &mut Window, events: impl futures_util::Stream<Item = Event> + Send) -> Result<(), AmqpError> {
+        let mut events = std::pin::pin!(events);
+        let mut turn = Vec::with_capacity(TURN);
+        let mut blocked = false;
+        loop {
+            let closing = self.closing.is_cancelled();
+            if closing && window.is_empty() {
+                return Ok(());
+            }
+            let free = self.settings.publish_window.saturating_sub(window.len());
+            let deadline = window.oldest().map(|oldest| {
+                let patience = if closing { self.settings.time_outs.close } else { self.settings.time_outs.confirm };
+                oldest + patience
+            });
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        tracing::warn!(reason, "the broker blocks publishing");
+                        blocked = true;
+                        self.standing.blocked(Some(reason));
+                    }
+                    Some(Event::ConnectionUnblocked) => {
+                        tracing::info!("the broker takes publications again");
+                        blocked = false;
+                        window.restart_clocks();
+                        self.standing.blocked(None);
+                    }
+                    Some(Event::Error(source)) => {
+                        return Err(AmqpError::Failed { doing: "publishing".to_owned(), source });
+                    }
+                    Some(_) => {}
+                    None => return Err(AmqpError::Broken("the connection ended".to_owned())),
+                },
+                settled = window.progress(), if !window.is_empty() => settled?,
+                count = self.jobs.recv_many(&mut turn, free.min(TURN)), if free > 0 && !blocked && !closing => {
+                    if count == 0 {
+                        return Ok(()); // The link is gone.
+                    }
+                    for job in turn.drain(..) {
+                        window.start(job).await;
+                    }
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() && (!blocked || closing) => {
+                    return Err(AmqpError::TimedOut {
+                        doing: "waiting for publisher confirms".to_owned(),
+                        seconds: self.settings.time_outs.confirm.as_secs(),
+                    });
+                }
+                () = self.closing.cancelled(), if !closing => {}
+            }
+        }
+    }
+}
+
+type Written = (u64, lapin::Result<PublisherConfirm>);
+type Confirmed = (u64, lapin::Result<Confirmation>);
+
+/// What is in flight on one channel.
+struct Window {
+    channel: Channel,
+    /// Counts messages, in the order in which they were handed to the channel.
+    next: u64,
+    flights: BTreeMap<u64, Flight>,
+    /// Waiting for the socket.
+    writes: FuturesUnordered<BoxFuture<'static, Written>>,
+    /// Waiting for the broker.
+    confirms: FuturesUnordered<BoxFuture<'static, Confirmed>>,
+}
+
+struct Flight {
+    message: Arc<Message>,
+    answer: oneshot::Sender<Result<(), PublishError>>,
+    started: Instant,
+    /// The broker's reason, once it has handed the message back.
+    returned: Option<String>,
+}
+
+impl Window {
+    fn new(channel: Channel) -> Self {
+        Self { channel, next: 0, flights: BTreeMap::new(), writes: FuturesUnordered::new(), confirms: FuturesUnordered::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.flights.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// When the message that has waited longest was started.
+    fn oldest(&self) -> Option<Instant> {
+        self.flights.first_key_value().map(|(_, flight)| flight.started)
+    }
+
+    fn restart_clocks(&mut self) {
+        let now = Instant::now();
+        for flight in self.flights.values_mut() {
+            flight.started = now;
+        }
+    }
+
+    /// Hands a message to the channel. Its frames are queued there, in order, when this returns.
+    async fn start(&mut self, job: Job) {
+        let Job { message, answer } = job;
+        if answer.is_closed() {
+            return;
+        }
+        let outgoing = match message::outgoing(&message) {
+            Ok(outgoing) => outgoing,
+            Err(reason) => {
+                // The asker may have gone since.
+                let _ = answer.send(Err(PublishError::Unsendable(reason)));
+                return;
+            }
+        };
+        let number = self.next;
+        self.next += 1;
+        let message = Arc::new(message);
+        let mut write = publication(self.channel.clone(), number, outgoing, message.clone());
+        let flight = Flight { message, answer, started: Instant::now(), returned: None };
+        self.flights.insert(number, flight);
+        // The first poll queues the frames: one after the other here, so that their order is ours.
+        match std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx))).await {
+            std::task::Poll::Ready(written) => self.writes.push(std::future::ready(written).boxed()),
+            std::task::Poll::Pending => self.writes.push(write),
+        }
+    }
+
+    /// Waits until something has been written or confirmed, and takes all that has.
+    async fn progress(&mut self) -> Result<(), AmqpError> {
+        let mut ready = Vec::new();
+        tokio::select! {
+            Some(written) = self.writes.next() => self.written(written)?,
+            Some(confirmed) = self.confirms.next() => ready.push(confirmed),
+            else => return Err(AmqpError::Broken("a publication went missing".to_owned())),
+        }
+        loop {
+            if let Some(Some(written)) = self.writes.next().now_or_never() {
+                self.written(written)?;
+            } else if let Some(Some(confirmed)) = self.confirms.next().now_or_never() {
+                ready.push(confirmed);
+            } else {
+                return self.judge(ready);
+            }
+        }
+    }
+
+    fn written(&mut self, (number, written): Written) -> Result<(), AmqpError> {
+        let confirm = written.map_err(failed)?;
+        self.confirms.push(async move { (number, confirm.await) }.boxed());
+        Ok(())
+    }
+
+    fn judge(&mut self, ready: Vec<Confirmed>) -> Result<(), AmqpError> {
+        let mut verdicts = Vec::with_capacity(ready.len());
+        for (number, confirmed) in ready {
+            let (verdict, returned) = match confirmed.map_err(failed)? {
+                Confirmation::Ack(returned) => (Ok(()), returned),
+                Confirmation::Nack(returned) => (Err(PublishError::Nacked), returned),
+                Confirmation::NotRequested => {
+                    return Err(AmqpError::Broken(
+                        "confirms were not asked for on this channel: nothing is known of what was published".to_owned(),
+                    ));
+                }
+            };
+            if let Some(returned) = returned {
+                self.returned(&returned)?;
+            }
+            verdicts.push((number, verdict));
+        }
+        for (number, verdict) in verdicts {
+            if let Some(flight) = self.flights.remove(&number) {
+                flight.end(verdict);
+            }
+        }
+        Ok(())
+    }
+
+    fn returned(&mut self, returned: &BasicReturnMessage) -> Result<(), AmqpError> {
+        let flight = self.flights.values_mut().find(|flight| flight.returned.is_none() && flight.is(returned));
+        let Some(flight) = flight else {
+            return Err(AmqpError::Broken("the broker returned a message that is not in flight".to_owned()));
+        };
+        flight.returned = Some(format!("{} {}", returned.reply_code, returned.reply_text));
+        Ok(())
+    }
+
+    /// The connection is gone: nothing is known of what was in flight.
+    fn lose(&mut self, reason: &str) {
+        for flight in std::mem::take(&mut self.flights).into_values() {
+            flight.end(Err(PublishError::Lost(reason.to_owned())));
+        }
+    }
+}
+
+impl Flight {
+    fn is(&self, returned: &BasicReturnMessage) -> bool {
+        let ours = &*self.message;
+        let id = returned.delivery.properties.message_id().as_ref().map(|id| id.as_str());
+        ours.message_id.as_deref() == id
+            && ours.exchange == returned.delivery.exchange.as_str()
+            && ours.routing_key == returned.delivery.routing_key.as_str()
+            && ours.body == returned.delivery.data
+    }
+
+    fn end(self, verdict: Result<(), PublishError>) {
+        let verdict = match self.returned {
+            Some(reason) => Err(PublishError::Returned(reason)),
+            None => verdict,
+        };
+        // The asker may have gone.
+        let _ = self.answer.send(verdict);
+    }
+}
+
+fn publication(channel: Channel, number: u64, outgoing: Outgoing, message: Arc<Message>) -> BoxFuture<'static, Written> {
+    async move {
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let Outgoing { exchange, routing_key, properties } = outgoing;
+        let written = channel.basic_publish(exchange, routing_key, options, &message.body, properties);
+        (number, written.await)
+    }
+    .boxed()
+}
+
+fn failed(source: lapin::Error) -> AmqpError {
+    AmqpError::Failed { doing: "publishing".to_owned(), source }
+}
