@@ -3,15 +3,17 @@
 //!
 //! Floors, from the ground up; imports go only downwards (`tests/architecture.rs` holds the list):
 //! [`model`] (nouns), [`machine`] (rules, pure), then side by side and unknown to each other [`wire`] (JSON),
-//! [`store`] (disk), [`broker`] (AMQP), `agent` (simulated hosts) and [`config`]; `pipeline` joins them;
+//! [`store`] (disk), [`broker`] (AMQP), [`agent`] (simulated hosts) and [`config`]; [`pipeline`] joins them;
 //! [`cli`] is what a person starts.
 //!
 //! Reading order: `model`, `machine`, the ports in `store` and `broker`, `pipeline`, then the rest.
 
+pub mod agent;
 pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod machine;
 pub mod model;
+pub mod pipeline;
 pub mod store;
 pub mod wire;

@@ -3,6 +3,8 @@
 //! Never here: a sleep in place of a signal. Where something must *not* happen, a later event over the same
 //! connection shows that it had its chance.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use futures_util::FutureExt;

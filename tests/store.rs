@@ -1,6 +1,8 @@
 //! The durability contract of the store port, run over every engine. Clause numbers are those of
 //! `src/store/mod.rs`; what only a power cut can show is judged elsewhere.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

@@ -2,6 +2,8 @@
 //! content. A binary of its own, one case at a time: sled's threads serve the whole process, and damage
 //! that kills one of them would fail the stores of unrelated tests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};

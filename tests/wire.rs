@@ -1,5 +1,7 @@
 //! The wire from outside: the corpus of bad events, the limits, the samples, mutants, and golden output.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "wire/corpus.rs"]
 mod corpus;
 #[path = "wire/limits.rs"]

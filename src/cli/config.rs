@@ -10,13 +10,13 @@ use clap::{Args, Subcommand};
 use super::exit::Exit;
 use crate::config::{ConfigErrors, Overrides, Settings};
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub struct ConfigArgs {
     #[command(subcommand)]
     question: Question,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Question {
     /// Say OK, or name everything that is wrong (exit 64)
     Check(SettingsArgs),
@@ -26,12 +26,16 @@ enum Question {
 
 /// The flags by which any command takes its settings: flags win over the environment, that over the file.
 ///
-/// The broker's URL has no flag on purpose: a command line can be read by every user of the machine.
-#[derive(Debug, Clone, Default, Args)]
+/// A command line can be read by every user of the machine: where the URL holds a password, prefer the
+/// environment or `amqp.url_file`.
+#[derive(Clone, Default, Args)]
 pub struct SettingsArgs {
     /// Settings file (TOML)
     #[arg(long, value_name = "FILE", env = "REMEDYD_CONFIG")]
     pub config: Option<PathBuf>,
+    /// The broker [amqp.url]
+    #[arg(long, value_name = "URL")]
+    pub amqp_url: Option<String>,
     /// Directory of the store [store.dir]
     #[arg(long, value_name = "DIR")]
     pub store: Option<String>,
@@ -62,6 +66,7 @@ impl SettingsArgs {
     /// File, environment of this process and these flags, checked together.
     pub fn load(&self) -> Result<Settings, ConfigErrors> {
         let overrides = Overrides::default()
+            .set("--amqp-url", "amqp.url", self.amqp_url.as_deref())
             .set("--store", "store.dir", self.store.as_deref())
             .set("--partition", "amqp.partition", self.partition.as_deref())
             .set("--apply-topology", "amqp.apply_topology", self.apply_topology.then_some("true"))

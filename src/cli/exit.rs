@@ -7,6 +7,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::config::ConfigErrors;
+use crate::store::StoreError;
 
 /// Every way a command can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +66,17 @@ impl Exit {
         }
         if error.is::<ConfigErrors>() { Exit::Config } else { Exit::Internal }
     }
+}
+
+/// A failed store, with the code that says whether it could not be opened or failed later.
+pub fn store_exit(error: StoreError) -> anyhow::Error {
+    let exit = match error {
+        StoreError::Locked { .. } | StoreError::Corrupt { .. } | StoreError::NewerFormat { .. } | StoreError::Record { .. } => {
+            Exit::StoreOpen
+        }
+        StoreError::Io { .. } | StoreError::SyncTooSlow { .. } | StoreError::Poisoned { .. } | StoreError::TooLarge { .. } => Exit::StoreIo,
+    };
+    anyhow::Error::from(error).context(exit)
 }
 
 /// So that `.context(Exit::StoreOpen)` reads well in the chain of causes.

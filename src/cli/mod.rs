@@ -4,7 +4,11 @@
 //! calls the floors below and says how it went.
 
 pub mod config;
+mod embedded;
 pub mod exit;
+mod log;
+pub mod replay;
+pub mod serve;
 pub mod topology;
 
 use std::ffi::OsString;
@@ -15,15 +19,19 @@ use clap::{Parser, Subcommand};
 use self::exit::Exit;
 
 /// Drives every approved remediation of a security incident to done.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "remedyd", version, after_help = exit::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
+    /// Run the service: consume from the broker until told to stop
+    Serve(Box<config::SettingsArgs>),
+    /// Play event files through the real pipeline in virtual time
+    Replay(replay::ReplayArgs),
     /// Declare, check or print the exchanges and queues
     Topology(topology::Args),
     /// Check the settings, or print those in force
@@ -46,6 +54,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Serve(args) => run_async(serve::run(*args)),
+        Command::Replay(args) => run_async(replay::run(args)),
         Command::Topology(args) => run_async(topology::run(args)),
         Command::Config(args) => config::run(args),
     };

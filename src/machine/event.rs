@@ -74,6 +74,27 @@ impl EventKind {
         }
     }
 
+    /// The person behind it, where there is one.
+    pub fn actor(&self) -> Option<&Actor> {
+        match self {
+            EventKind::Approved(decision) | EventKind::Rejected { decision, .. } => Some(&decision.actor),
+            EventKind::ManualCompleted(request)
+            | EventKind::ManualUncompleted(request)
+            | EventKind::RetryRequested(request)
+            | EventKind::CancelRequested(request) => Some(&request.actor),
+            EventKind::ResolutionRequested(request) => Some(&request.actor),
+            EventKind::ReportCreated(_)
+            | EventKind::ReportRevised(_)
+            | EventKind::ReportUpdated(_)
+            | EventKind::CommentAdded { .. }
+            | EventKind::Surveyed(_)
+            | EventKind::AttemptEnded(_)
+            | EventKind::TimerDue
+            | EventKind::Recovered => None,
+            EventKind::ParkingEnded(event) => event.kind.actor(),
+        }
+    }
+
     /// What the event is about, as far as it says so itself.
     pub fn address(&self) -> Address {
         match self {

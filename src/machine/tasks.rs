@@ -107,7 +107,7 @@ pub(super) fn survey_tasks(draft: &mut Draft<'_>, survey: &Survey) {
 fn settle_unknown(draft: &mut Draft<'_>, id: ReportId, index: usize, survey: &Survey) {
     let Some(report) = draft.report(id) else { return };
     let Some(item) = report.remediations.get(index) else { return };
-    if !item.open_attempt.as_ref().is_some_and(|attempt| attempt.survey_at < survey.surveyed_at) {
+    if item.open_attempt.as_ref().is_none_or(|attempt| attempt.survey_at >= survey.surveyed_at) {
         return;
     }
     let mut linked = report.footholds.iter().filter(|foothold| foothold.remediation_ids.contains(&item.id)).peekable();
@@ -299,6 +299,8 @@ fn fail(draft: &mut Draft<'_>, id: ReportId, index: usize, code: &OutcomeCode) {
 /// T12 for the leases and T14 for the deliveries that are due, and a played survey where no agent makes one.
 pub(super) fn timer_due(mut draft: Draft<'_>) -> Decision {
     let due = draft.event.time;
+    // a played survey that comes late must not deliver what has expired meanwhile
+    let expired_by = if plays_surveys(draft.subject.key) { draft.now } else { due };
     for (id, index) in all_tasks(&draft) {
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let lease_passed = item.open_attempt.as_ref().is_some_and(|attempt| attempt.lease_until <= due);
@@ -307,7 +309,7 @@ pub(super) fn timer_due(mut draft: Draft<'_>) -> Decision {
         }
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let waits = matches!(item.state, State::Queued | State::Held | State::RetryWait | State::OutcomeUnknown);
-        if waits && item.deliver_by.is_some_and(|by| by <= due) {
+        if waits && item.deliver_by.is_some_and(|by| by <= expired_by) {
             expire(&mut draft, id, index);
         }
     }

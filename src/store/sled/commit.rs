@@ -153,6 +153,7 @@ impl Writer {
     /// Nothing here is needed for durability. After a failure sled is not even closed: it would write.
     fn close(self) -> Result<(), StoreError> {
         if self.failure.is_of_storage() {
+            #[expect(clippy::mem_forget, reason = "dropping it would make sled write on after a failed sync")]
             std::mem::forget(self.db);
             return Ok(());
         }

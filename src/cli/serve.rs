@@ -1,0 +1,158 @@
+//! `remedyd serve`: the service. Opens the store, keeps to the broker, works until told to stop.
+//!
+//! Never here: a rule, or a reason to give up on the broker. It ends by itself only when the store fails.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::agent::simulated::Model;
+use crate::broker::amqp::settings::{AtConnect, Prefetch};
+use crate::broker::amqp::{AmqpLink, AmqpSettings};
+use crate::broker::topology::Topology;
+use crate::broker::{Link as _, LinkState};
+use crate::config::{ClockSource, OutcomeModel, Settings};
+use crate::machine::policy::Policy;
+use crate::model::organization::OrganizationSettings;
+use crate::model::time::minutes;
+use crate::pipeline::clock::Clock;
+use crate::pipeline::engine::Limits;
+use crate::pipeline::partition::PartitionSettings;
+use crate::pipeline::{self, Pipeline};
+use crate::store::sled::{SledSettings, SledStore};
+
+use super::config::SettingsArgs;
+use super::exit::{Exit, store_exit};
+
+pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
+    let settings = args.load()?;
+    super::log::start(&settings.log)?;
+    // before anything is opened: a signal during start-up ends it in order as well
+    let mut stop = Stop::new()?;
+    let store = open_store(&settings).await?;
+    let topology = Topology::with_prefix(&settings.amqp.prefix, u16::try_from(settings.amqp.partitions)?).context(Exit::Config)?;
+    let link = Arc::new(connect(&settings, topology.clone())?);
+    let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), pipeline_settings(&settings, &topology)?).map_err(store_exit)?;
+    let announcing = tokio::spawn(announce(link.state()));
+    let result = work(pipeline, &mut stop).await;
+    announcing.abort();
+    if let Ok(Exit::Ok) = result {
+        link.close().await;
+        tracing::info!("stopped");
+    }
+    result.map(ExitCode::from)
+}
+
+/// Until a signal or the end of the store; then drains, unless a second signal says not to.
+async fn work(mut pipeline: Pipeline, stop: &mut Stop) -> anyhow::Result<Exit> {
+    tokio::select! {
+        ended = pipeline.ended() => {
+            ended.map_err(store_exit)?;
+            return Ok(Exit::Ok);
+        }
+        () = stop.asked() => tracing::info!("stopping: taking no more, finishing what is under way"),
+    }
+    tokio::select! {
+        drained = pipeline.drain() => {
+            drained.map_err(store_exit)?;
+            Ok(Exit::Ok)
+        }
+        () = stop.asked() => {
+            tracing::warn!("asked twice: stopping at once; what was not acked comes again");
+            Ok(Exit::Negative)
+        }
+    }
+}
+
+async fn open_store(settings: &Settings) -> anyhow::Result<Arc<SledStore>> {
+    let dir = settings.partition_dir();
+    let cache_bytes = settings.store.cache_mib * 1024 * 1024;
+    let open = move || {
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display())).context(Exit::StoreOpen)?;
+        }
+        SledStore::open(&dir, SledSettings { cache_bytes, ..SledSettings::default() }).map_err(store_exit)
+    };
+    Ok(Arc::new(tokio::task::spawn_blocking(open).await.context("opening the store")??))
+}
+
+fn connect(settings: &Settings, topology: Topology) -> anyhow::Result<AmqpLink> {
+    let partition = u16::try_from(settings.amqp.partition)?;
+    let mut amqp = AmqpSettings::new(settings.amqp.url.expose(), topology, partition).context(Exit::Config)?;
+    amqp.prefetch = Prefetch { reports: settings.amqp.prefetch_reports, surveys: settings.amqp.prefetch_surveys };
+    amqp.publish_window = settings.amqp.publish_window;
+    amqp.at_connect = if settings.amqp.apply_topology { AtConnect::Apply } else { AtConnect::Check };
+    amqp.jitter_seed = u64::from(std::process::id());
+    AmqpLink::connect(amqp).context(Exit::Config)
+}
+
+fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result<pipeline::Settings> {
+    Ok(pipeline::Settings {
+        partition: PartitionSettings {
+            clock: match settings.clock {
+                ClockSource::System => Clock::System,
+                ClockSource::Events => Clock::EVENTS,
+            },
+            policy: Policy {
+                survey_interval: minutes(settings.agents.survey_interval_minutes),
+                organization: OrganizationSettings::default(),
+            },
+            model: match settings.agents.model {
+                OutcomeModel::Steady => Model::Steady,
+                OutcomeModel::Seeded => Model::Seeded { seed: settings.agents.seed },
+            },
+            dead_letter_queue: topology.dead_letters(),
+            status_exchange: topology.status(),
+        },
+        limits: Limits {
+            batch_events: settings.limits.batch_events,
+            outbox_rows: settings.limits.outbox_rows,
+            drain: Duration::from_secs(settings.limits.drain_seconds),
+        },
+        users: Arc::new(settings.users.clone()),
+        publish_window: settings.amqp.publish_window,
+    })
+}
+
+/// Says when the link is up and when it is not. The first time it is, the service is `ready`.
+async fn announce(mut state: tokio::sync::watch::Receiver<LinkState>) {
+    let mut announced = None;
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            LinkState::Ready { .. } if announced.is_none() => tracing::info!("ready"),
+            LinkState::Ready { epoch } if announced != Some(epoch) => tracing::info!(epoch, "connected again"),
+            LinkState::Blocked { reason, .. } => tracing::warn!(reason, "the broker has blocked publishing"),
+            LinkState::Connecting if announced.is_some() => tracing::warn!("the connection to the broker is lost, connecting"),
+            LinkState::Ready { .. } | LinkState::Connecting | LinkState::Closed => {}
+        }
+        if let LinkState::Ready { epoch } = *state.borrow() {
+            announced = Some(epoch);
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

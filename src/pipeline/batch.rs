@@ -1,0 +1,149 @@
+//! The batch being built, and the rows that are written but not yet durable.
+//!
+//! What may leave the process exists only inside a [`Sealed`] batch, and comes out of it when the batch has
+//! been committed: that is the one way from a decision to an ack, a publication or an attempt.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use crate::broker::Token;
+use crate::machine::decision::AttemptOrder;
+use crate::model::ids::{SubjectKey, TenantId};
+use crate::store::{Batch, Store, StoreError};
+
+use super::rows::OutboxRow;
+
+/// What follows a commit.
+#[derive(Debug, Default)]
+pub struct Followers {
+    pub acks: Vec<Token>,
+    /// With their outbox numbers, ascending.
+    pub outbox: Vec<(u64, OutboxRow)>,
+    pub attempts: Vec<(TenantId, SubjectKey, AttemptOrder)>,
+}
+
+/// A batch that is complete: to be committed, and then its followers released.
+#[derive(Debug)]
+pub struct Sealed {
+    pub number: u64,
+    pub batch: Batch,
+    pub followers: Followers,
+}
+
+/// The store, with the writes that are on their way to it laid over.
+pub struct Writes<S> {
+    store: Arc<S>,
+    /// The batch that is being built.
+    number: u64,
+    /// Per key the newest write that is not known to be durable, and the batch it is in.
+    pending: BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)>,
+    keys: Vec<Vec<u8>>,
+    pub followers: Followers,
+}
+
+impl<S: Store> Writes<S> {
+    pub fn new(store: Arc<S>) -> Self {
+        Self { store, number: 1, pending: BTreeMap::new(), keys: Vec::new(), followers: Followers::default() }
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.pending.get(key) {
+            Some((_, value)) => Ok(value.clone()),
+            None => self.store.get(key),
+        }
+    }
+
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.write(key, Some(value));
+    }
+
+    pub fn remove(&mut self, key: Vec<u8>) {
+        self.write(key, None);
+    }
+
+    fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        match self.pending.entry(key) {
+            Entry::Occupied(mut entry) => {
+                if entry.get().0 != self.number {
+                    self.keys.push(entry.key().clone());
+                }
+                entry.insert((self.number, value));
+            }
+            Entry::Vacant(entry) => {
+                self.keys.push(entry.key().clone());
+                entry.insert((self.number, value));
+            }
+        }
+    }
+
+    /// Nothing has been written or is waiting for the batch being built.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.followers.acks.is_empty()
+    }
+
+    /// How many rows the batch being built writes.
+    pub fn rows(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Closes the batch and begins the next. Its writes stay readable until [`Writes::committed`].
+    pub fn seal(&mut self) -> Sealed {
+        let number = self.number;
+        self.number += 1;
+        let mut batch = Batch::default();
+        for key in std::mem::take(&mut self.keys) {
+            if let Some((_, value)) = self.pending.get(&key) {
+                batch.writes.push((key, value.clone()));
+            }
+        }
+        Sealed { number, batch, followers: std::mem::take(&mut self.followers) }
+    }
+
+    /// The store has the batch: what was laid over it for it is taken off.
+    pub fn committed(&mut self, sealed: &Sealed) {
+        for (key, _) in &sealed.batch.writes {
+            if let Entry::Occupied(entry) = self.pending.entry(key.clone())
+                && entry.get().0 == sealed.number
+            {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[test]
+    fn a_later_write_outlives_the_commit_of_an_earlier_one() {
+        let mut writes = Writes::new(Arc::new(MemoryStore::new()));
+        writes.put(b"a".to_vec(), b"1".to_vec());
+        writes.put(b"b".to_vec(), b"1".to_vec());
+        let first = writes.seal();
+        writes.put(b"a".to_vec(), b"2".to_vec());
+        writes.store().commit(&first.batch).expect("commit");
+        writes.committed(&first);
+        assert_eq!(writes.get(b"a").expect("read"), Some(b"2".to_vec()));
+        assert_eq!(writes.get(b"b").expect("read"), Some(b"1".to_vec()));
+        let second = writes.seal();
+        assert_eq!(second.batch.writes, vec![(b"a".to_vec(), Some(b"2".to_vec()))]);
+    }
+
+    #[test]
+    fn a_removed_key_is_gone_before_the_commit() {
+        let mut writes = Writes::new(Arc::new(MemoryStore::new()));
+        writes.put(b"a".to_vec(), b"1".to_vec());
+        let first = writes.seal();
+        writes.store().commit(&first.batch).expect("commit");
+        writes.committed(&first);
+        writes.remove(b"a".to_vec());
+        assert_eq!(writes.get(b"a").expect("read"), None);
+    }
+}

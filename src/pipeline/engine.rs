@@ -1,0 +1,241 @@
+//! The engine: takes what has arrived, has it decided, commits in groups, and releases what follows a commit.
+//!
+//! One loop, one thread of its own (reads of the store block). While a batch is being made durable on another
+//! thread, the next one is being decided:
+//!
+//! ```text
+//! arrivals ─▶ decide ─▶ seal ─▶ commit (blocking thread) ─▶ acks, outbox rows, attempts
+//!               ▲ └── the next batch meanwhile ──┘                          │
+//!               └───────────────── outcomes, timers ◀────────────────────────┘
+//! ```
+//!
+//! Invariants: one commit under way at a time; a failed commit ends the loop, and nothing is acked, published
+//! or run after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Link, Settlement};
+use crate::model::time::{Timestamp, system_now};
+use crate::store::{Store, StoreError};
+
+use super::batch::Sealed;
+use super::ingest::Arrival;
+use super::partition::Partition;
+use super::rows::OutboxRow;
+
+/// Confirmed rows alone are removed after this long without another reason to commit.
+const IDLE_BEFORE_REMOVAL: Duration = Duration::from_millis(50);
+
+/// What the engine is connected to.
+pub(super) struct Wiring<L> {
+    pub link: Arc<L>,
+    pub reports: mpsc::Receiver<Arrival>,
+    pub surveys: mpsc::Receiver<Arrival>,
+    pub relay: mpsc::Sender<Vec<(u64, OutboxRow)>>,
+    pub confirmed: mpsc::Receiver<Vec<u64>>,
+    pub control: mpsc::Receiver<Control>,
+    pub drain: CancellationToken,
+    pub limits: Limits,
+}
+
+/// Bounds of the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Events decided into one batch.
+    pub batch_events: usize,
+    /// Outbox rows without a confirm; at this many, consuming pauses.
+    pub outbox_rows: usize,
+    /// How long a drain may take.
+    pub drain: Duration,
+}
+
+/// A word to the engine from outside the flow.
+pub(super) enum Control {
+    /// Answered when there is nothing left to do but wait for arrivals.
+    Quiesce(oneshot::Sender<()>),
+    /// Lets virtual time pass.
+    Advance(Timestamp),
+}
+
+struct Engine<S, L> {
+    partition: Partition<S>,
+    wiring: Wiring<L>,
+    /// The rows of the batch being built, in events.
+    events: usize,
+    /// Outbox rows handed to the relay and not confirmed.
+    unconfirmed: usize,
+    quiesce: Vec<oneshot::Sender<()>>,
+}
+
+type Commit = JoinHandle<(Sealed, Result<(), StoreError>)>;
+
+/// Runs until drained (`Ok`) or until the store fails.
+pub(super) async fn run<S: Store, L: Link>(
+    store: Arc<S>,
+    partition: Partition<S>,
+    recovered: Vec<(u64, OutboxRow)>,
+    wiring: Wiring<L>,
+) -> Result<(), StoreError> {
+    let mut engine = Engine { partition, wiring, events: 0, unconfirmed: 0, quiesce: Vec::new() };
+    engine.relay(recovered).await;
+    let mut commit: Option<Commit> = None;
+    let mut drain_by: Option<Instant> = None;
+    loop {
+        engine.let_time_pass()?;
+        if commit.is_none() && engine.wants_commit(drain_by.is_some()) {
+            commit = engine.seal().map(|sealed| start_commit(&store, sealed));
+        }
+        if drain_by.is_none() && engine.wiring.drain.is_cancelled() {
+            drain_by = Some(Instant::now() + engine.wiring.limits.drain);
+            engine.wiring.link.stop_consuming();
+        }
+        let draining = drain_by.is_some();
+        let idle = commit.is_none() && engine.is_idle();
+        if idle && draining {
+            return Ok(());
+        }
+        if idle && engine.wiring.reports.is_empty() && engine.wiring.surveys.is_empty() {
+            for answer in engine.quiesce.drain(..) {
+                // who asked may have given up waiting
+                let _ = answer.send(());
+            }
+        }
+        let takes = !draining && engine.events < engine.wiring.limits.batch_events && engine.unconfirmed < engine.wiring.limits.outbox_rows;
+        let wake_at = engine.wakes_at();
+        let only_removals = commit.is_none() && engine.partition.has_confirmed_rows();
+        tokio::select! {
+            biased;
+            done = committed(&mut commit) => {
+                commit = None;
+                engine.release(done?).await;
+            }
+            Some(numbers) = engine.wiring.confirmed.recv() => {
+                engine.unconfirmed -= numbers.len();
+                engine.partition.confirmed(&numbers);
+            }
+            Some(control) = engine.wiring.control.recv() => match control {
+                Control::Quiesce(answer) => engine.quiesce.push(answer),
+                Control::Advance(to) => engine.partition.advance(to)?,
+            },
+            () = engine.wiring.drain.cancelled(), if !draining => {}
+            () = sleep_until(drain_by) => {
+                tracing::warn!(unconfirmed = engine.unconfirmed, "the drain took too long; what is left is in the store");
+                return finish_commit(commit).await;
+            }
+            Some(arrival) = engine.wiring.reports.recv(), if takes => engine.take(arrival)?,
+            Some(arrival) = engine.wiring.surveys.recv(), if takes => engine.take(arrival)?,
+            () = sleep_until(wake_at) => {}
+            () = tokio::time::sleep(IDLE_BEFORE_REMOVAL), if only_removals => {
+                commit = engine.seal().map(|sealed| start_commit(&store, sealed));
+            }
+        }
+    }
+}
+
+impl<S: Store, L: Link> Engine<S, L> {
+    fn take(&mut self, arrival: Arrival) -> Result<(), StoreError> {
+        self.events += 1;
+        self.partition.take_delivery(arrival.token, arrival.message, arrival.decoded)
+    }
+
+    /// Fires what is due. In virtual time nothing waits for an attempt: its outcome is due as soon as it is known.
+    fn let_time_pass(&mut self) -> Result<(), StoreError> {
+        if !self.partition.is_virtual() {
+            return self.partition.advance(system_now());
+        }
+        self.partition.advance(self.partition.now())?;
+        while let Some(due) = self.partition.next_outcome() {
+            self.partition.advance(due)?;
+        }
+        Ok(())
+    }
+
+    /// When the next timer or outcome is due by the system's clock.
+    fn wakes_at(&self) -> Option<Instant> {
+        if self.partition.is_virtual() {
+            return None;
+        }
+        let wait = self.partition.next_due()?.duration_since(system_now());
+        // a far deadline is looked at again after an hour, whatever the clock has done meanwhile
+        Some(Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO).min(Duration::from_secs(3_600)))
+    }
+
+    fn seal(&mut self) -> Option<Sealed> {
+        self.events = 0;
+        self.partition.seal()
+    }
+
+    /// What follows a commit, now that it is durable: acks, publications, attempts.
+    async fn release(&mut self, mut sealed: Sealed) {
+        self.partition.committed(&sealed);
+        let followers = std::mem::take(&mut sealed.followers);
+        for token in followers.acks {
+            self.wiring.link.settle(token, Settlement::Ack);
+        }
+        self.relay(followers.outbox).await;
+        for (tenant, key, order) in followers.attempts {
+            self.partition.run_attempt(tenant, key, order);
+        }
+    }
+
+    async fn relay(&mut self, rows: Vec<(u64, OutboxRow)>) {
+        if rows.is_empty() {
+            return;
+        }
+        self.unconfirmed += rows.len();
+        if self.wiring.relay.send(rows).await.is_err() {
+            // only when the link has been closed; the rows are in the store
+            tracing::debug!("the relay has ended");
+        }
+    }
+
+    /// Removals alone are no hurry, unless somebody waits for everything to be done.
+    fn wants_commit(&self, draining: bool) -> bool {
+        let hurry = draining || !self.quiesce.is_empty();
+        self.partition.has_work() || (hurry && self.partition.has_confirmed_rows())
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.partition.has_work()
+            && !self.partition.has_confirmed_rows()
+            && self.unconfirmed == 0
+            && self.partition.next_outcome().is_none()
+    }
+}
+
+fn start_commit<S: Store>(store: &Arc<S>, sealed: Sealed) -> Commit {
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || {
+        let result = store.commit(&sealed.batch);
+        (sealed, result)
+    })
+}
+
+/// The end of the commit under way; never, if there is none.
+async fn committed(commit: &mut Option<Commit>) -> Result<Sealed, StoreError> {
+    match commit {
+        Some(commit) => match commit.await {
+            Ok((sealed, result)) => result.map(|()| sealed),
+            Err(panic) => Err(StoreError::Poisoned { first: format!("the committing thread has died: {panic}") }),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the commit under way, without releasing what follows it.
+async fn finish_commit(mut commit: Option<Commit>) -> Result<(), StoreError> {
+    if commit.is_some() { committed(&mut commit).await.map(|_| ()) } else { Ok(()) }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

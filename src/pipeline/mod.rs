@@ -1,0 +1,126 @@
+//! Floor 3, the only joiner: link, wire, machine, store and agent become a service here.
+//!
+//! ```text
+//! delivery ─▶ ingest ─▶ engine (decide, commit) ─▶ ack
+//!                          │        ▲
+//!                  outbox rows   outcomes, timers, recovery
+//!                          ▼
+//!                        relay ─▶ publish ─▶ confirm ─▶ drop the row
+//! ```
+//!
+//! Reading order: [`partition`] (one event becomes rows), [`batch`] (what is not yet durable), [`engine`] (the
+//! loop), [`ingest`], [`relay`], [`recovery`].
+
+pub mod batch;
+pub mod clock;
+pub mod counters;
+mod dead_letters;
+pub mod engine;
+pub mod ingest;
+pub mod outbound;
+mod parking;
+pub mod partition;
+pub mod recovery;
+mod relay;
+pub mod rows;
+
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Lane, Link};
+use crate::config::Users;
+use crate::model::time::Timestamp;
+use crate::store::{Store, StoreError};
+
+use counters::Counters;
+use engine::{Control, Limits, Wiring};
+use partition::PartitionSettings;
+
+/// Arrivals that have been decoded and not yet decided, per lane. The prefetch bounds them anyway; this
+/// only has to be enough that ingest and engine do not wait for each other.
+const ARRIVALS: usize = 1_024;
+/// Batches of outbox rows on their way to the relay; their rows are bounded by [`Limits::outbox_rows`].
+const RELAYED_BATCHES: usize = 64;
+
+/// What a pipeline is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub partition: PartitionSettings,
+    pub limits: Limits,
+    pub users: Arc<Users>,
+    /// Messages under way to the broker at a time.
+    pub publish_window: usize,
+}
+
+/// A running pipeline.
+pub struct Pipeline {
+    counters: Arc<Counters>,
+    control: mpsc::Sender<Control>,
+    drain: CancellationToken,
+    engine: oneshot::Receiver<Result<(), StoreError>>,
+}
+
+/// Recovers the partition from `store` and begins to consume. Blocks while it reads the store.
+pub fn start<S: Store, L: Link>(store: Arc<S>, link: Arc<L>, settings: Settings) -> Result<Pipeline, StoreError> {
+    let (partition, outbox) = recovery::open(Arc::clone(&store), settings.partition)?;
+    let counters = partition.counters();
+    let (reports_in, reports) = mpsc::channel(ARRIVALS);
+    let (surveys_in, surveys) = mpsc::channel(ARRIVALS);
+    let (relay, relayed) = mpsc::channel(RELAYED_BATCHES);
+    let (confirmed_in, confirmed) = mpsc::channel(RELAYED_BATCHES);
+    let (control, control_out) = mpsc::channel(16);
+    let drain = CancellationToken::new();
+    for (lane, engine) in [(Lane::Reports, reports_in), (Lane::Surveys, surveys_in)] {
+        tokio::spawn(ingest::ingest(Arc::clone(&link), lane, Arc::clone(&settings.users), engine));
+    }
+    tokio::spawn(relay::relay(Arc::clone(&link), settings.publish_window, relayed, confirmed_in));
+    let wiring = Wiring { link, reports, surveys, relay, confirmed, control: control_out, drain: drain.clone(), limits: settings.limits };
+    let (ended, engine) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let spawned = thread::Builder::new().name("engine".into()).spawn(move || {
+        let result = runtime.block_on(engine::run(store, partition, outbox, wiring));
+        // nobody listens any more when the process is on its way out
+        let _ = ended.send(result);
+    });
+    spawned.map_err(|source| StoreError::Io { doing: "starting the engine's thread", source })?;
+    Ok(Pipeline { counters, control, drain, engine })
+}
+
+impl Pipeline {
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Waits until everything that has arrived is decided, durable, run and published.
+    pub async fn quiesced(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.control.send(Control::Quiesce(answer)).await.is_ok() {
+            // an engine that has failed answers nothing more; `ended` tells why
+            let _ = answered.await;
+        }
+    }
+
+    /// Lets virtual time pass up to `to`; without effect on the system's clock.
+    pub async fn advance(&self, to: Timestamp) {
+        // as above
+        let _ = self.control.send(Control::Advance(to)).await;
+    }
+
+    /// Waits for the engine to end by itself, which it does only when the store fails.
+    pub async fn ended(&mut self) -> Result<(), StoreError> {
+        outcome((&mut self.engine).await)
+    }
+
+    /// Takes no more, finishes what is under way within the limit, and ends.
+    pub async fn drain(self) -> Result<(), StoreError> {
+        self.drain.cancel();
+        outcome(self.engine.await)
+    }
+}
+
+fn outcome(ended: Result<Result<(), StoreError>, oneshot::error::RecvError>) -> Result<(), StoreError> {
+    ended.unwrap_or_else(|_| Err(StoreError::Poisoned { first: "the engine's thread has died".into() }))
+}

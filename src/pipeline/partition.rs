@@ -1,0 +1,505 @@
+//! A partition's working state: one event after the other goes through `decide`, and becomes rows.
+//!
+//! Synchronous, and the only place where decisions meet records. Live traffic, timers, outcomes of attempts
+//! and recovery come in here by the same door, [`Partition::decide_one`]. Never here: the broker, waiting, a thread.
+//!
+//! Invariant: nothing that has been decided is visible outside before the batch it is in has been committed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use crate::agent::simulated::{self, Model};
+use crate::broker::{Message, Token};
+use crate::machine::decision::{Applied, AttemptOrder, Decision, Ignored, Refused};
+use crate::machine::event::{Address, AttemptEnd, Event, EventKind};
+use crate::machine::policy::Policy;
+use crate::machine::subject::Subject;
+use crate::machine::{decide, timers};
+use crate::model::ids::{ReportId, SubjectKey, TenantId};
+use crate::model::report::Report;
+use crate::model::time::{Span, Timestamp, after, hours};
+use crate::store::{Store, StoreError, keys, record};
+use crate::wire::{self, Inbound, Reason, Rejection};
+
+use super::batch::{Sealed, Writes};
+use super::clock::Clock;
+use super::counters::Counters;
+use super::dead_letters::DeadLetters;
+use super::parking::Parking;
+use super::rows::{self, InboxRow, OutboxRow, SubjectRow};
+
+/// Subjects kept decoded: at about 2 KiB each some 64 MiB.
+const CACHED_SUBJECTS: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
+
+/// How far ahead of ours a producer's clock may be. A survey from the far future would make every later one
+/// of its agent "older", and the agent deaf for good.
+const MAX_AHEAD: Span = hours(24);
+
+/// What a partition is told at its start.
+#[derive(Debug, Clone)]
+pub struct PartitionSettings {
+    pub clock: Clock,
+    pub policy: Policy,
+    pub model: Model,
+    /// The queue for what can never be applied.
+    pub dead_letter_queue: String,
+    /// The exchange for what is published.
+    pub status_exchange: String,
+}
+
+pub struct Partition<S> {
+    pub(super) writes: Writes<S>,
+    pub(super) settings: PartitionSettings,
+    subjects: LruCache<(TenantId, SubjectKey), Subject>,
+    pub(super) timers: BTreeSet<(Timestamp, TenantId, SubjectKey)>,
+    pub(super) parking: Parking,
+    pub(super) dead_letters: DeadLetters,
+    /// Outcomes of attempts (and what recovery raises), by the time at which they are there.
+    outcomes: BTreeMap<(Timestamp, u64), (SubjectKey, Event)>,
+    next_outcome: u64,
+    pub(super) next_outbox: u64,
+    /// Confirmed rows, still to be removed: that can wait for a batch that is written anyway.
+    confirmed_rows: Vec<u64>,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What became of an event.
+enum Disposition {
+    Applied,
+    WithoutEffect(Ignored),
+    Park { report: ReportId, until: Timestamp },
+    Orphan { report: ReportId },
+}
+
+impl<S: Store> Partition<S> {
+    pub(super) fn empty(store: Arc<S>, settings: PartitionSettings) -> Self {
+        Self {
+            writes: Writes::new(store),
+            settings,
+            subjects: LruCache::new(CACHED_SUBJECTS),
+            timers: BTreeSet::new(),
+            parking: Parking::default(),
+            dead_letters: DeadLetters::default(),
+            outcomes: BTreeMap::new(),
+            next_outcome: 0,
+            next_outbox: 0,
+            confirmed_rows: Vec::new(),
+            counters: Arc::new(Counters::default()),
+        }
+    }
+
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Takes a message from the broker. Its ack follows the commit of the batch being built, whatever it came to.
+    pub fn take_delivery(&mut self, token: Token, message: Message, decoded: Result<Inbound, Rejection>) -> Result<(), StoreError> {
+        Counters::add(&self.counters.events_in, 1);
+        self.writes.followers.acks.push(token);
+        match decoded {
+            Ok(inbound) => self.take_inbound(message, inbound),
+            Err(rejection) => {
+                self.dead_letter(&message, &rejection);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_inbound(&mut self, message: Message, inbound: Inbound) -> Result<(), StoreError> {
+        let Inbound { event, key, digest, dedupe, .. } = inbound;
+        if !self.is_virtual() && event.time > after(self.now(), MAX_AHEAD) {
+            let detail = format!("time: {} is more than a day ahead of this service's clock", event.time);
+            self.dead_letter(&message, &rejection(&event, Reason::Invalid, detail));
+            return Ok(());
+        }
+        self.advance(self.settings.clock.after_event(event.time))?;
+        let tenant = event.tenant;
+        let inbox_key = keys::inbox(tenant, &key);
+        if dedupe && let Some(known) = self.writes.get(&inbox_key)? {
+            if InboxRow::decode(&inbox_key, &known)?.digest == digest {
+                Counters::add(&self.counters.duplicate, 1);
+            } else {
+                let detail = format!("an event with id {:?} from the same source had other bytes", event.id);
+                self.dead_letter(&message, &rejection(&event, Reason::IdReused, detail));
+            }
+            return Ok(());
+        }
+        let inbox_row = InboxRow { digest, day: day_of(self.settings.clock.now()) };
+        let (id, name) = (event.id.clone(), event.kind.name());
+        match self.decide_one(event, None)? {
+            Disposition::Applied => Counters::add(&self.counters.applied, 1),
+            Disposition::WithoutEffect(Ignored::Duplicate) => {
+                Counters::add(&self.counters.duplicate, 1);
+                if !dedupe {
+                    return Ok(());
+                }
+            }
+            Disposition::WithoutEffect(_) => {
+                Counters::add(&self.counters.applied, 1);
+                Counters::add(&self.counters.without_effect, 1);
+                if !dedupe {
+                    return Ok(());
+                }
+            }
+            Disposition::Park { report, until } => {
+                if !self.parking.has_room(tenant) {
+                    let detail = format!("report {report} is not known, and the tenant has as many parked events as it may");
+                    let rejection =
+                        Rejection { reason: Reason::Orphan, detail, id: Some(id), tenant: Some(tenant), event_type: Some(name.into()) };
+                    self.dead_letter(&message, &rejection);
+                    return Ok(());
+                }
+                self.parking.park(&mut self.writes, tenant, report, until, message);
+                Counters::add(&self.counters.parked, 1);
+            }
+            // only the end of parking makes one
+            Disposition::Orphan { .. } => {}
+        }
+        if dedupe {
+            self.writes.put(inbox_key, inbox_row.encode());
+        }
+        Ok(())
+    }
+
+    /// The one door to `decide`. `given` is the subject of an event that the engine itself has raised.
+    fn decide_one(&mut self, event: Event, given: Option<SubjectKey>) -> Result<Disposition, StoreError> {
+        let mut reoffer = VecDeque::new();
+        let disposition = self.decide_and_apply(event, given, &mut reoffer)?;
+        // what was parked for a report that has just changed
+        while let Some((tenant, report)) = reoffer.pop_front() {
+            for (parked, row) in self.parking.take_due_for(&self.writes, tenant, report)? {
+                let Ok(inbound) = rows::decode(&row.message) else { continue };
+                match self.decide_and_apply(inbound.event, None, &mut reoffer)? {
+                    // still ahead: it keeps its place and its time
+                    Disposition::Park { .. } | Disposition::Orphan { .. } => continue,
+                    Disposition::Applied => {}
+                    Disposition::WithoutEffect(_) => Counters::add(&self.counters.without_effect, 1),
+                }
+                self.parking.remove(&mut self.writes, parked);
+                Counters::take(&self.counters.parked, 1);
+                Counters::add(&self.counters.applied, 1);
+            }
+        }
+        Ok(disposition)
+    }
+
+    fn decide_and_apply(
+        &mut self,
+        mut event: Event,
+        given: Option<SubjectKey>,
+        reoffer: &mut VecDeque<(TenantId, ReportId)>,
+    ) -> Result<Disposition, StoreError> {
+        let tenant = event.tenant;
+        let subject = self.addressed(&event, given)?;
+        if let EventKind::Surveyed(survey) = &mut event.kind {
+            simulated::observe(&subject, survey);
+        }
+        match decide(&subject, &event, self.settings.clock.now(), &self.settings.policy) {
+            Decision::Applied(applied) => {
+                match applied.refused {
+                    Some(Refused::Request(_)) => Counters::add(&self.counters.refused, 1),
+                    Some(Refused::Resolution) => Counters::add(&self.counters.resolutions_refused, 1),
+                    None => {}
+                }
+                reoffer.extend(applied.unpark.iter().map(|report| (tenant, *report)));
+                self.apply(&subject, *applied);
+                Ok(Disposition::Applied)
+            }
+            Decision::Ignored(why) => Ok(Disposition::WithoutEffect(why)),
+            Decision::Park { report, until } => Ok(Disposition::Park { report, until }),
+            Decision::Orphan { report } => Ok(Disposition::Orphan { report }),
+        }
+    }
+
+    /// The subject of an event, with the report that it names even if that is closed.
+    fn addressed(&mut self, event: &Event, given: Option<SubjectKey>) -> Result<Subject, StoreError> {
+        let tenant = event.tenant;
+        let (report, fallback) = match event.kind.address() {
+            Address::Report(report) => (Some(report), SubjectKey::Report(report)),
+            Address::NewReport { report, subject } => (Some(report), subject),
+            Address::Subject(key) => (None, key),
+            Address::Given => (None, given.unwrap_or(SubjectKey::Report(ReportId(0)))),
+        };
+        let Some(id) = report else {
+            return self.subject(tenant, fallback);
+        };
+        let Some(known) = self.report(tenant, id)? else {
+            // nothing by this id: the event's own idea of the subject
+            return self.subject(tenant, fallback);
+        };
+        let mut subject = self.subject(tenant, known.subject_key)?;
+        subject.reports.entry(id).or_insert_with(|| Arc::new(known));
+        Ok(subject)
+    }
+
+    fn subject(&mut self, tenant: TenantId, key: SubjectKey) -> Result<Subject, StoreError> {
+        if let Some(subject) = self.subjects.get(&(tenant, key)) {
+            return Ok(subject.clone());
+        }
+        let mut subject = Subject::unknown(tenant, key);
+        let row_key = keys::subject(tenant, key);
+        if let Some(bytes) = self.writes.get(&row_key)? {
+            let row: SubjectRow = record::decode(&row_key, &bytes)?;
+            subject.agent = row.agent;
+            for id in row.live_reports {
+                let report = self.report(tenant, id)?.ok_or_else(|| StoreError::Record {
+                    key: String::from_utf8_lossy(&row_key).into_owned(),
+                    what: format!("it names report {id}, which has no row"),
+                })?;
+                subject.reports.insert(id, Arc::new(report));
+            }
+        }
+        self.subjects.put((tenant, key), subject.clone());
+        Ok(subject)
+    }
+
+    fn report(&self, tenant: TenantId, id: ReportId) -> Result<Option<Report>, StoreError> {
+        let key = keys::report(tenant, id);
+        self.writes.get(&key)?.map(|bytes| record::decode(&key, &bytes)).transpose()
+    }
+
+    /// Turns a decision into rows and followers of the batch being built.
+    fn apply(&mut self, before: &Subject, applied: Applied) {
+        let Applied { mut subject, agent_changed, reports_changed, notices, attempts, .. } = applied;
+        let (tenant, key) = (subject.tenant, subject.key);
+        for id in &reports_changed {
+            if let Some(report) = subject.reports.get(id) {
+                self.writes.put(keys::report(tenant, *id), record::encode(report.as_ref()));
+            }
+        }
+        let due = (timers::next_due(before), timers::next_due(&subject));
+        let in_field = (has_open_attempts(before), has_open_attempts(&subject));
+        subject.reports.retain(|_, report| is_live(report));
+        if agent_changed
+            || !before.reports.values().filter(|report| is_live(report)).map(|report| report.id).eq(subject.reports.keys().copied())
+        {
+            let row = SubjectRow { agent: subject.agent.clone(), live_reports: subject.reports.keys().copied().collect() };
+            self.writes.put(keys::subject(tenant, key), record::encode(&row));
+        }
+        self.move_timer(tenant, key, due.0, due.1);
+        match in_field {
+            (false, true) => self.writes.put(keys::open_attempts(tenant, key), Vec::new()),
+            (true, false) => self.writes.remove(keys::open_attempts(tenant, key)),
+            (true, true) | (false, false) => {}
+        }
+        for notice in &notices {
+            let outbound = wire::encode(tenant, notice);
+            self.publish(super::outbound::row(outbound, &self.settings.status_exchange));
+        }
+        Counters::add(&self.counters.attempts, attempts.len() as u64);
+        self.writes.followers.attempts.extend(attempts.into_iter().map(|order| (tenant, key, order)));
+        self.subjects.put((tenant, key), subject);
+    }
+
+    fn move_timer(&mut self, tenant: TenantId, key: SubjectKey, from: Option<Timestamp>, to: Option<Timestamp>) {
+        if from == to {
+            return;
+        }
+        if let Some(from) = from {
+            self.timers.remove(&(from, tenant, key));
+            self.writes.remove(keys::timer(from, tenant, key));
+        }
+        if let Some(to) = to {
+            self.timers.insert((to, tenant, key));
+            self.writes.put(keys::timer(to, tenant, key), Vec::new());
+        }
+    }
+
+    pub(super) fn publish(&mut self, row: OutboxRow) {
+        let number = self.next_outbox;
+        self.next_outbox += 1;
+        self.writes.put(keys::outbox(number), row.encode());
+        self.writes.followers.outbox.push((number, row));
+    }
+
+    fn dead_letter(&mut self, message: &Message, rejection: &Rejection) {
+        let now = self.settings.clock.now();
+        let row = self.dead_letters.add(&mut self.writes, message, rejection, now, &self.settings.dead_letter_queue);
+        self.publish(row);
+        Counters::add(&self.counters.dead_lettered, 1);
+    }
+
+    /// Rows whose messages the broker has confirmed. A crash before they are removed publishes them once more,
+    /// identically.
+    pub fn confirmed(&mut self, numbers: &[u64]) {
+        Counters::add(&self.counters.published, numbers.len() as u64);
+        self.confirmed_rows.extend_from_slice(numbers);
+    }
+
+    /// Lets time pass up to `to`: whatever is due on the way happens first, each at its own time.
+    pub fn advance(&mut self, to: Timestamp) -> Result<(), StoreError> {
+        while let Some(due) = self.next_due().filter(|due| *due <= to) {
+            self.settings.clock.advance(due);
+            self.fire(due)?;
+        }
+        self.settings.clock.advance(to);
+        Ok(())
+    }
+
+    /// When something happens by itself next.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let timer = self.timers.first().map(|(due, ..)| *due);
+        let outcome = self.outcomes.first_key_value().map(|((due, _), _)| *due);
+        [timer, outcome, self.parking.next_due()].into_iter().flatten().min()
+    }
+
+    /// In virtual time an attempt's outcome is not waited for: time passes to the moment of it.
+    pub fn next_outcome(&self) -> Option<Timestamp> {
+        self.outcomes.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// The one thing that is due first: outcomes before timers, so that a lease ending in the same instant is in time.
+    fn fire(&mut self, due: Timestamp) -> Result<(), StoreError> {
+        if let Some(entry) = self.outcomes.first_entry().filter(|entry| entry.key().0 <= due) {
+            let (key, event) = entry.remove();
+            return self.decide_one(event, Some(key)).map(|_| ());
+        }
+        if let Some((at, tenant, key)) = self.timers.first().copied().filter(|(at, ..)| *at <= due) {
+            return self.fire_timer(at, tenant, key);
+        }
+        self.end_parking(due)
+    }
+
+    fn fire_timer(&mut self, at: Timestamp, tenant: TenantId, key: SubjectKey) -> Result<(), StoreError> {
+        Counters::add(&self.counters.timers_fired, 1);
+        let event = Event { id: format!("timer:{tenant}:{key}:{at}"), tenant, time: at, traceparent: None, kind: EventKind::TimerDue };
+        self.decide_one(event, Some(key))?;
+        // what a timer names it ends (machine::timers); one that stays would fire for ever
+        assert!(!self.timers.contains(&(at, tenant, key)), "the timer of {tenant} {key} at {at} has not ended what it was for");
+        Ok(())
+    }
+
+    /// R19, the end of waiting.
+    fn end_parking(&mut self, due: Timestamp) -> Result<(), StoreError> {
+        let Some((parked, row)) = self.parking.pop_due(&self.writes, due)? else { return Ok(()) };
+        self.parking.remove(&mut self.writes, parked);
+        Counters::take(&self.counters.parked, 1);
+        let inbound = match rows::decode(&row.message) {
+            Ok(inbound) => inbound,
+            // this version does not take what an earlier one parked
+            Err(rejection) => {
+                self.dead_letter(&row.message, &rejection);
+                return Ok(());
+            }
+        };
+        let Inbound { event: inner, key, .. } = inbound;
+        let event = Event {
+            id: inner.id.clone(),
+            tenant: inner.tenant,
+            time: row.until,
+            traceparent: inner.traceparent.clone(),
+            kind: EventKind::ParkingEnded(Box::new(inner.clone())),
+        };
+        match self.decide_one(event, None)? {
+            Disposition::Orphan { report } | Disposition::Park { report, .. } => {
+                // its replay is new
+                self.writes.remove(keys::inbox(inner.tenant, &key));
+                let detail = format!("nothing that it applies to became known about report {report} in time");
+                self.dead_letter(&row.message, &rejection(&inner, Reason::Orphan, detail));
+            }
+            Disposition::Applied => Counters::add(&self.counters.applied, 1),
+            Disposition::WithoutEffect(_) => {
+                Counters::add(&self.counters.applied, 1);
+                Counters::add(&self.counters.without_effect, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a start: the attempts that were in the field have lost whoever ran them (T12).
+    pub(super) fn raise_recovered(&mut self, tenant: TenantId, key: SubjectKey) {
+        let now = self.settings.clock.now();
+        let event =
+            Event { id: format!("recovery:{tenant}:{key}:{now}"), tenant, time: now, traceparent: None, kind: EventKind::Recovered };
+        self.raise(now, key, event);
+    }
+
+    fn raise(&mut self, at: Timestamp, key: SubjectKey, event: Event) {
+        self.outcomes.insert((at, self.next_outcome), (key, event));
+        self.next_outcome += 1;
+    }
+
+    /// Plays an attempt whose intent is durable; its outcome comes in when it is due.
+    pub fn run_attempt(&mut self, tenant: TenantId, key: SubjectKey, order: AttemptOrder) {
+        let played = simulated::play(&order, self.settings.model);
+        let ended_at = after(order.started_at, played.took);
+        let end = AttemptEnd {
+            report: order.report,
+            revision: order.revision,
+            remediation: order.remediation,
+            attempt_id: order.attempt_id,
+            code: played.code,
+            tries: played.tries,
+        };
+        let event = Event { id: order.cause, tenant, time: ended_at, traceparent: order.traceparent, kind: EventKind::AttemptEnded(end) };
+        self.raise(ended_at, key, event);
+    }
+
+    /// Whether somebody waits for the batch being built to be committed.
+    pub fn has_work(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// Whether confirmed rows are waiting to be removed.
+    pub fn has_confirmed_rows(&self) -> bool {
+        !self.confirmed_rows.is_empty()
+    }
+
+    /// Closes the batch being built, confirmed rows included; `None` if there is nothing in it.
+    pub fn seal(&mut self) -> Option<Sealed> {
+        for number in std::mem::take(&mut self.confirmed_rows) {
+            self.writes.remove(keys::outbox(number));
+        }
+        if self.writes.is_empty() {
+            return None;
+        }
+        if let Clock::Events { now } = self.settings.clock {
+            self.writes.put(keys::CLOCK.to_vec(), record::encode(&now));
+        }
+        Some(self.writes.seal())
+    }
+
+    /// The batch is durable.
+    pub fn committed(&mut self, sealed: &Sealed) {
+        self.writes.committed(sealed);
+        Counters::add(&self.counters.commits, 1);
+    }
+
+    /// How many rows the batch being built writes.
+    pub fn rows(&self) -> usize {
+        self.writes.rows()
+    }
+
+    pub fn is_virtual(&self) -> bool {
+        self.settings.clock.is_virtual()
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.settings.clock.now()
+    }
+}
+
+fn rejection(event: &Event, reason: Reason, detail: String) -> Rejection {
+    Rejection { reason, detail, id: Some(event.id.clone()), tenant: Some(event.tenant), event_type: Some(event.kind.name().into()) }
+}
+
+fn day_of(at: Timestamp) -> u32 {
+    u32::try_from(at.as_second().max(0) / 86_400).unwrap_or(u32::MAX)
+}
+
+/// A survey or a timer may still touch it.
+fn is_live(report: &Report) -> bool {
+    use crate::model::remediation::State;
+    report.status.is_open()
+        || report.remediations.iter().any(|item| {
+            item.kind.is_task() && (item.state.is_in_the_field() || matches!(item.state, State::Queued | State::Held | State::RetryWait))
+        })
+}
+
+fn has_open_attempts(subject: &Subject) -> bool {
+    use crate::model::remediation::State;
+    subject.reports.values().any(|report| report.remediations.iter().any(|item| item.state == State::Delivered))
+}

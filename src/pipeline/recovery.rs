@@ -1,0 +1,102 @@
+//! Recovery: what a partition takes up from its store at the start. Everything that then happens goes
+//! through the same door as live traffic; running it twice changes nothing.
+
+use std::sync::Arc;
+
+use crate::model::time::Timestamp;
+use crate::store::{Store, StoreError, keys, record};
+
+use super::batch::Writes;
+use super::clock::Clock;
+use super::counters::Counters;
+use super::partition::{Partition, PartitionSettings};
+use super::rows::{OutboxRow, ParkedRow};
+
+/// Rows read at a time.
+const PAGE: usize = 1_000;
+
+/// What recovery gives: the partition, and the outbox rows that no confirm is known for, in order.
+type Recovered<S> = (Partition<S>, Vec<(u64, OutboxRow)>);
+
+/// A partition as the store has it, and the outbox rows that no confirm is known for, in order.
+pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Recovered<S>, StoreError> {
+    let mut partition = Partition::empty(store, settings);
+    if let Clock::Events { .. } = partition.settings.clock
+        && let Some(bytes) = partition.writes.get(keys::CLOCK)?
+    {
+        let stored: Timestamp = record::decode(keys::CLOCK, &bytes)?;
+        partition.settings.clock.advance(stored);
+    }
+    let unreadable = |key: &[u8]| StoreError::Record { key: String::from_utf8_lossy(key).into_owned(), what: "not a key of ours".into() };
+
+    let mut outbox = Vec::new();
+    each(&partition.writes, keys::OUTBOX, |key, value| {
+        let number = keys::outbox_number(key).ok_or_else(|| unreadable(key))?;
+        outbox.push((number, OutboxRow::decode(key, value)?));
+        Ok(())
+    })?;
+    partition.next_outbox = outbox.last().map_or(0, |(number, _)| number + 1);
+
+    let mut timers = Vec::new();
+    each(&partition.writes, keys::TIMERS, |key, _| {
+        timers.push(keys::timer_parts(key).ok_or_else(|| unreadable(key))?);
+        Ok(())
+    })?;
+    partition.timers.extend(timers);
+
+    let mut parked = Vec::new();
+    each(&partition.writes, keys::PARKED, |key, value| {
+        let (tenant, report, number) = keys::parked_parts(key).ok_or_else(|| unreadable(key))?;
+        parked.push((ParkedRow::decode(key, value)?.until, tenant, report, number));
+        Ok(())
+    })?;
+    for parked in parked {
+        partition.parking.restore(parked);
+    }
+    // what an earlier process parked came in there; it is counted in here, so that the balance holds
+    let waiting = partition.parking.len() as u64;
+    Counters::add(&partition.counters.parked, waiting);
+    Counters::add(&partition.counters.events_in, waiting);
+
+    let mut dead_letters = Vec::new();
+    each(&partition.writes, keys::DEAD_LETTERS, |key, _| {
+        dead_letters.push(keys::dead_letter_parts(key).ok_or_else(|| unreadable(key))?);
+        Ok(())
+    })?;
+    for (tenant, number) in dead_letters {
+        partition.dead_letters.restore(tenant, number);
+    }
+
+    let mut open_attempts = Vec::new();
+    each(&partition.writes, keys::OPEN_ATTEMPTS, |key, _| {
+        open_attempts.push(keys::open_attempts_parts(key).ok_or_else(|| unreadable(key))?);
+        Ok(())
+    })?;
+    for (tenant, subject) in open_attempts {
+        partition.raise_recovered(tenant, subject);
+    }
+    Ok((partition, outbox))
+}
+
+/// Every row under a prefix, in order.
+fn each<S: Store>(
+    writes: &Writes<S>,
+    prefix: &[u8],
+    mut row: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut from = Vec::new();
+    loop {
+        let page = writes.store().scan(prefix, &from, PAGE)?;
+        for (key, value) in &page {
+            row(key, value)?;
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => {
+                from.clone_from(last);
+                // the next key in order
+                from.push(0);
+            }
+            _ => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The relay: from the outbox to the broker, in order. A row is done when its message is confirmed and was
+//! not returned; until then it is published again, identically. Never here: the store.
+//!
+//! Of one order key (a report, an agent) one message is under way at a time: when the broker refuses one,
+//! none behind it has overtaken it, and `sequence` arrives gapless.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::broker::{Link, PublishError};
+
+use super::rows::OutboxRow;
+
+/// The first pause before a refused message is published again; doubled each time up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+type Numbered = (u64, OutboxRow);
+
+/// The rows that wait, and which keys are under way.
+#[derive(Default)]
+struct Queue {
+    ready: VecDeque<Numbered>,
+    /// Per key under way, what waits behind it.
+    behind: HashMap<String, VecDeque<Numbered>>,
+}
+
+impl Queue {
+    fn next(&mut self) -> Option<Numbered> {
+        while let Some(row) = self.ready.pop_front() {
+            let Some(key) = &row.1.order_key else { return Some(row) };
+            match self.behind.get_mut(key) {
+                Some(waiting) => waiting.push_back(row),
+                None => {
+                    self.behind.insert(key.clone(), VecDeque::new());
+                    return Some(row);
+                }
+            }
+        }
+        None
+    }
+
+    /// A message has arrived: the next of its key is the first to go.
+    fn done(&mut self, key: Option<&String>) {
+        let Some(key) = key else { return };
+        let Some(mut waiting) = self.behind.remove(key) else { return };
+        while let Some(row) = waiting.pop_back() {
+            self.ready.push_front(row);
+        }
+    }
+}
+
+/// Runs until the engine is gone or the link is closed.
+///
+/// `window`: messages under way at a time; 1 publishes in the outbox's own order.
+pub(super) async fn relay<L: Link>(
+    link: Arc<L>,
+    window: usize,
+    mut rows: mpsc::Receiver<Vec<Numbered>>,
+    confirmed: mpsc::Sender<Vec<u64>>,
+) {
+    let mut queue = Queue::default();
+    let mut under_way = FuturesUnordered::new();
+    let mut done: Vec<u64> = Vec::new();
+    loop {
+        while under_way.len() < window.max(1)
+            && let Some(row) = queue.next()
+        {
+            under_way.push(publish(Arc::clone(&link), row));
+        }
+        tokio::select! {
+            more = rows.recv() => match more {
+                Some(more) => queue.ready.extend(more),
+                None => return,
+            },
+            Some(outcome) = under_way.next(), if !under_way.is_empty() => match outcome {
+                Some((number, key)) => {
+                    queue.done(key.as_ref());
+                    done.push(number);
+                }
+                None => return,
+            },
+            permit = confirmed.reserve(), if !done.is_empty() => match permit {
+                Ok(permit) => permit.send(std::mem::take(&mut done)),
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// Publishes one row until it is confirmed; `None` when the link is closed.
+async fn publish<L: Link>(link: Arc<L>, (number, row): Numbered) -> Option<(u64, Option<String>)> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match link.publish(row.message.clone()).await {
+            Ok(()) => return Some((number, row.order_key)),
+            Err(PublishError::Closed) => return None,
+            // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
+            Err(PublishError::Unsendable(why)) => {
+                tracing::error!(number, routing_key = %row.message.routing_key, why, "a message cannot be sent at all and is given up");
+                return Some((number, row.order_key));
+            }
+            // the link itself waits for its next connection
+            Err(PublishError::Lost(why)) => tracing::debug!(number, why, "not confirmed, publishing again"),
+            Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
+                tracing::warn!(number, routing_key = %row.message.routing_key, error = %refused, "the broker did not take a message, publishing again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Message;
+
+    fn row(number: u64, key: Option<&str>) -> Numbered {
+        (number, OutboxRow { message: Message::default(), order_key: key.map(str::to_owned) })
+    }
+
+    #[test]
+    fn one_of_a_key_is_under_way_and_the_next_is_the_first_to_go() {
+        let mut queue = Queue::default();
+        queue.ready.extend([row(1, Some("a")), row(2, Some("a")), row(3, Some("b")), row(4, Some("a")), row(5, None)]);
+        let mut next = || queue.next().map(|(number, _)| number);
+        assert_eq!([next(), next(), next(), next()], [Some(1), Some(3), Some(5), None]);
+        queue.done(Some(&"a".to_owned()));
+        assert_eq!(queue.next().map(|(number, _)| number), Some(2));
+        assert_eq!(queue.next().map(|(number, _)| number), None);
+        queue.done(Some(&"a".to_owned()));
+        assert_eq!(queue.next().map(|(number, _)| number), Some(4));
+    }
+}
