@@ -16,7 +16,7 @@ use super::{
     Delivery, HeaderValue, Lane, Link, LinkState, Message, PublishError, Settlement, Token,
 };
 
-/// How far exchanges may feed exchanges. Ours are three deep; a loop ends here.
+/// How far exchanges may feed exchanges. Ours are four deep; a loop ends here.
 const MAX_HOPS: u8 = 8;
 
 /// The whole broker. Clones are handles on the same one.
