@@ -313,9 +313,11 @@ async fn a_second_link_waits_for_the_first(place: &impl Place) {
 mod rabbitmq_only {
     use lapin::options::QueueDeclareOptions;
     use lapin::types::FieldTable;
+    use remedyd::broker::HeaderValue;
     use remedyd::broker::amqp::connection::Connection;
     use remedyd::broker::amqp::settings::{TimeOuts, Tls};
     use remedyd::broker::amqp::{Endpoint, declare};
+    use remedyd::broker::topology::TENANT_HEADER;
 
     use super::support::rabbit::{Rabbit, URL};
     use super::*;
@@ -344,6 +346,36 @@ mod rabbitmq_only {
         let published = link.publish(dead_letter(place.topology(), 1));
         within("a confirm", published).await.expect("confirmed");
         link.close().await;
+        place.clean().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_tenant_has_one_partition_for_both_lanes() {
+        const PARTITIONS: u16 = 3;
+        const TENANTS: usize = 30;
+        let place = Rabbit::partitioned("partitions", PARTITIONS).await;
+        let topology = place.topology();
+        let link = place.link(1).await;
+        link.close().await;
+        for tenant in 0..TENANTS {
+            for event in [report(topology, tenant), survey(topology, tenant)] {
+                let header = (TENANT_HEADER.to_owned(), HeaderValue::Text(format!("{tenant}.1")));
+                let headers = vec![header];
+                place.publish(Message { headers, ..event }).await;
+            }
+        }
+        let mut used = 0;
+        let mut seen = [0; TENANTS];
+        for partition in 0..PARTITIONS {
+            let surveys = topology.queue(partition, Lane::Surveys);
+            let reports = topology.queue(partition, Lane::Reports);
+            let tenants = place.all(&surveys).await;
+            assert_eq!(place.all(&reports).await, tenants, "partition {partition}");
+            used += usize::from(!tenants.is_empty());
+            tenants.into_iter().for_each(|tenant| seen[tenant] += 1);
+        }
+        assert_eq!(seen, [1; TENANTS], "each tenant in one partition");
+        assert!(used > 1, "tenants are shared out");
         place.clean().await;
     }
 

@@ -5,10 +5,10 @@
 //! Never here: a connection, a message, a decision on what is sent where.
 //!
 //! ```text
-//!  producers ─▶ events (topic) ── agent.surveyed.# ─▶ [surveys.by-tenant ═▶] p<p>.surveys
+//!  producers ─▶ events (topic) ── agent.surveyed.# ──▶ p0.surveys
 //!                  │ whatever no binding takes
 //!                  ▼
-//!               events.rest (fanout) ──────────────▶ [reports.by-tenant ═▶] p<p>.reports
+//!               events.rest (fanout) ───────────────▶ p0.reports
 //!
 //!  remedyd ───▶ status (topic) ── consumers' bindings ─▶ their queues
 //!                  │ whatever no binding takes
@@ -17,7 +17,13 @@
 //!
 //!  remedyd ───▶ dead-letters (queue, over the default exchange)
 //! ```
-//! The exchanges in brackets hash the header `tenantid`; they are there from two partitions on.
+//! From two partitions on, `events` leads everything to `events.by-tenant`, which hashes the header `tenantid`
+//! and leads to one `p<p>.events`, from where it goes on as above. Hashed once, before the lanes part: the
+//! broker's hash picks a binding by the order in which bindings were made, so two hash exchanges, one for each
+//! lane, would give a tenant's surveys and its reports to different partitions whenever their bindings were made
+//! in different orders (an import of definitions makes them side by side, a deleted queue made again comes last).
+//! For the same reason the bindings of `events.by-tenant` must not be made again in another order while stores
+//! hold data: tenants would move to partitions that do not know them.
 //!
 //! Invariants: everything is durable; every queue is a quorum queue (a classic queue confirms before the disk
 //! has it); each name starts with the prefix and a dot, so that two installations with different prefixes
@@ -239,27 +245,32 @@ impl Topology {
     }
 
     fn lay_out_inbound(&mut self) {
-        let (events, rest) = (self.events(), self.name("events.rest"));
-        self.exchange(&events, ExchangeKind::Topic, alternate(&rest));
-        self.exchange(&rest, ExchangeKind::Fanout, Arguments::new());
-        for (lane, source, key) in [(Lane::Surveys, &events, "agent.surveyed.#"), (Lane::Reports, &rest, "")] {
-            if self.partitions == 1 {
-                let queue = self.partition_queue(0, lane);
-                self.bind(source, Destination::Queue(queue), key);
-                continue;
-            }
-            let by_tenant = match lane {
-                Lane::Surveys => self.name("surveys.by-tenant"),
-                Lane::Reports => self.name("reports.by-tenant"),
-            };
-            let hash = Arguments::from([("hash-header", Argument::Text(TENANT_HEADER.into()))]);
-            self.exchange(&by_tenant, ExchangeKind::TenantHash, hash);
-            self.bind(source, Destination::Exchange(by_tenant.clone()), key);
-            for partition in 0..self.partitions {
-                let queue = self.partition_queue(partition, lane);
-                self.bind(&by_tenant, Destination::Queue(queue), "1");
-            }
+        let events = self.events();
+        if self.partitions == 1 {
+            self.lay_out_partition(0, &events);
+            return;
         }
+        let by_tenant = self.name("events.by-tenant");
+        let hash = Arguments::from([("hash-header", Argument::Text(TENANT_HEADER.into()))]);
+        self.exchange(&events, ExchangeKind::Topic, Arguments::new());
+        self.exchange(&by_tenant, ExchangeKind::TenantHash, hash);
+        self.bind(&events, Destination::Exchange(by_tenant.clone()), "#");
+        for partition in 0..self.partitions {
+            let entry = self.name(&format!("p{partition}.events"));
+            self.bind(&by_tenant, Destination::Exchange(entry.clone()), "1");
+            self.lay_out_partition(partition, &entry);
+        }
+    }
+
+    /// Shares what enters a partition out to its two lanes.
+    fn lay_out_partition(&mut self, partition: u16, entry: &str) {
+        let rest = format!("{entry}.rest");
+        self.exchange(entry, ExchangeKind::Topic, alternate(&rest));
+        self.exchange(&rest, ExchangeKind::Fanout, Arguments::new());
+        let surveys = self.partition_queue(partition, Lane::Surveys);
+        self.bind(entry, Destination::Queue(surveys), "agent.surveyed.#");
+        let reports = self.partition_queue(partition, Lane::Reports);
+        self.bind(&rest, Destination::Queue(reports), "");
     }
 
     fn lay_out_outbound(&mut self) {
@@ -362,14 +373,16 @@ mod tests {
         assert_eq!(
             routes(&Topology::with_prefix("a", 2).unwrap()),
             [
-                "a.events -else-> a.events.rest",
+                "a.p0.events -else-> a.p0.events.rest",
+                "a.p1.events -else-> a.p1.events.rest",
                 "a.status -else-> a.unrouted",
-                "a.events -[agent.surveyed.#]-> a.surveys.by-tenant",
-                "a.surveys.by-tenant -[1]-> queue a.p0.surveys",
-                "a.surveys.by-tenant -[1]-> queue a.p1.surveys",
-                "a.events.rest -[]-> a.reports.by-tenant",
-                "a.reports.by-tenant -[1]-> queue a.p0.reports",
-                "a.reports.by-tenant -[1]-> queue a.p1.reports",
+                "a.events -[#]-> a.events.by-tenant",
+                "a.events.by-tenant -[1]-> a.p0.events",
+                "a.p0.events -[agent.surveyed.#]-> queue a.p0.surveys",
+                "a.p0.events.rest -[]-> queue a.p0.reports",
+                "a.events.by-tenant -[1]-> a.p1.events",
+                "a.p1.events -[agent.surveyed.#]-> queue a.p1.surveys",
+                "a.p1.events.rest -[]-> queue a.p1.reports",
                 "a.unrouted -[]-> queue a.unrouted",
             ]
         );

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties};
-use remedyd::broker::Message;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties, Consumer};
 use remedyd::broker::amqp::settings::AtConnect;
 use remedyd::broker::amqp::{AmqpLink, AmqpSettings, Endpoint, Prefetch};
 use remedyd::broker::topology::Topology;
+use remedyd::broker::{HeaderValue, Message};
 
 use super::proxy::Proxy;
 use super::{Place, ready, within};
@@ -33,6 +33,10 @@ pub struct Rabbit {
 impl Rabbit {
     /// `test` names the queues, and has to be unique among tests.
     pub async fn new(test: &str) -> Self {
+        Self::partitioned(test, 1).await
+    }
+
+    pub async fn partitioned(test: &str, partitions: u16) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let url = std::env::var(URL).unwrap_or_else(|_| {
             panic!(
@@ -54,7 +58,13 @@ impl Rabbit {
         // Unique over runs too: a failed test leaves its queues behind.
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let prefix = format!("test.{test}.{process}.{count}");
-        Self { topology: Topology::with_prefix(&prefix, 1).expect("a short, plain test name"), outside, channel, proxy, url: through }
+        Self {
+            topology: Topology::with_prefix(&prefix, partitions).expect("a short, plain test name"),
+            outside,
+            channel,
+            proxy,
+            url: through,
+        }
     }
 
     pub fn settings(&self, prefetch: u16) -> AmqpSettings {
@@ -79,6 +89,31 @@ impl Rabbit {
             let deleting = self.channel.exchange_delete(exchange.name.as_str().into(), options);
             deleting.await.expect("deleting an exchange");
         }
+    }
+
+    /// Takes everything that is in `queue`: a message behind all of it marks the end.
+    pub async fn all(&self, queue: &str) -> Vec<usize> {
+        const END: &str = "end";
+        let end =
+            self.channel.basic_publish("".into(), queue.into(), BasicPublishOptions::default(), END.as_bytes(), BasicProperties::default());
+        let confirm = within("publishing", end).await.expect("published");
+        within("a confirm", confirm).await.expect("confirmed");
+        let mut consumer = self.consumer(queue).await;
+        let mut numbers = Vec::new();
+        loop {
+            let body = body(&mut consumer).await;
+            if body == END {
+                return numbers;
+            }
+            numbers.push(body.parse().expect("a number"));
+        }
+    }
+
+    async fn consumer(&self, queue: &str) -> Consumer {
+        let channel = self.channel().await;
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consuming = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+        within("a consumer", consuming).await.expect("the queue is there")
     }
 
     pub async fn delete_queue(&self, queue: &str) {
@@ -106,6 +141,14 @@ impl Place for Rabbit {
         if let Some(id) = &message.message_id {
             properties = properties.with_message_id(id.as_str().into());
         }
+        let mut headers = FieldTable::default();
+        for (name, value) in &message.headers {
+            if let HeaderValue::Text(text) = value {
+                let value = AMQPValue::LongString(text.as_str().into());
+                headers.insert(name.as_str().into(), value);
+            }
+        }
+        let properties = properties.with_headers(headers);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
         let publishing = self.channel.basic_publish(exchange.into(), key.into(), options, &message.body, properties);
@@ -120,17 +163,17 @@ impl Place for Rabbit {
 
     async fn contents(&self, queue: &str, count: usize) -> Vec<usize> {
         // A consumer rather than `basic.get`: it waits for what is not there yet.
-        let channel = self.channel().await;
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consuming = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
-        let mut consumer = within("a consumer", consuming).await.expect("the queue is there");
+        let mut consumer = self.consumer(queue).await;
         let mut numbers = Vec::with_capacity(count);
         for _ in 0..count {
-            let delivery = within("a message", consumer.next()).await;
-            let delivery = delivery.expect("the consumer goes on").expect("a message");
-            let body = String::from_utf8(delivery.data).expect("UTF-8");
-            numbers.push(body.parse().expect("a number"));
+            numbers.push(body(&mut consumer).await.parse().expect("a number"));
         }
         numbers
     }
+}
+
+async fn body(consumer: &mut Consumer) -> String {
+    let delivery = within("a message", consumer.next()).await;
+    let delivery = delivery.expect("the consumer goes on").expect("a message");
+    String::from_utf8(delivery.data).expect("UTF-8")
 }

@@ -2,7 +2,8 @@
 # A private RabbitMQ node on loopback, for the tests.
 #
 #   rabbitmq.sh start DIR   starts a node that keeps everything it writes under DIR, waits until it serves,
-#                           prints its URL; writes DIR/url and DIR/env (source the latter for rabbitmqctl)
+#                           prints its URL; writes DIR/url and DIR/env (for rabbitmqctl; source it in
+#                           a subshell, since it changes HOME)
 #   rabbitmq.sh stop DIR    stops it and its epmd, waits until both are gone; DIR stays, for its logs
 #
 # It needs the programs of the rabbitmq-server package and nothing else: not the package's own node, not its
@@ -15,7 +16,7 @@ START_SECONDS=120
 # A clean stop flushes the write-ahead log; after this the node is killed.
 STOP_SECONDS=30
 
-usage() { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 die() { echo "rabbitmq.sh: $*" >&2; exit 1; }
 
 # Ports nobody listens on at this moment. Chosen below the ephemeral range (32768 and up on Linux), so that no

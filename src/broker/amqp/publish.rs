@@ -87,10 +87,8 @@ impl Publishing {
                 return Ok(());
             }
             let free = self.settings.publish_window.saturating_sub(window.len());
-            let deadline = window.oldest().map(|oldest| {
-                let patience = if closing { self.settings.time_outs.close } else { self.settings.time_outs.confirm };
-                oldest + patience
-            });
+            let patience = if closing { self.settings.time_outs.close } else { self.settings.time_outs.confirm };
+            let deadline = window.oldest().map(|oldest| oldest + patience);
             tokio::select! {
                 biased;
                 event = events.next() => match event {
@@ -123,7 +121,7 @@ impl Publishing {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() && (!blocked || closing) => {
                     return Err(AmqpError::TimedOut {
                         doing: "waiting for publisher confirms".to_owned(),
-                        seconds: self.settings.time_outs.confirm.as_secs(),
+                        seconds: patience.as_secs(),
                     });
                 }
                 () = self.closing.cancelled(), if !closing => {}
