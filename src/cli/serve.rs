@@ -99,6 +99,7 @@ fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result
             policy: Policy {
                 survey_interval: minutes(settings.agents.survey_interval_minutes),
                 organization: OrganizationSettings::default(),
+                surveys_caught_up: settings.clock == ClockSource::Events,
             },
             model: match settings.agents.model {
                 OutcomeModel::Steady => Model::Steady,

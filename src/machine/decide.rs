@@ -8,7 +8,7 @@ use super::event::{Address, Event, EventKind};
 use super::notice::RefusalCode;
 use super::policy::{PARKING, Policy};
 use super::subject::Subject;
-use super::{presence, reports, tasks};
+use super::{closing, isolation, presence, reports, requests, tasks, timers};
 
 /// What `event` means for `subject` at `now`. Pure; see the module docs of [`super`].
 pub fn decide(subject: &Subject, event: &Event, now: Timestamp, policy: &Policy) -> Decision {
@@ -30,14 +30,26 @@ pub fn decide(subject: &Subject, event: &Event, now: Timestamp, policy: &Policy)
         EventKind::CommentAdded { report, data } => reports::comment_added(draft, *report, data),
         EventKind::Approved(decision) => reports::approved(draft, decision),
         EventKind::Rejected { decision, comment } => reports::rejected(draft, decision, comment),
-        EventKind::ResolutionRequested(request) => reports::resolution_requested(draft, request),
-        EventKind::ManualCompleted(request) => tasks::manual_completed(draft, request),
-        EventKind::ManualUncompleted(request) => tasks::manual_uncompleted(draft, request),
-        EventKind::RetryRequested(request) => tasks::retry_requested(draft, request),
-        EventKind::CancelRequested(request) => tasks::cancel_requested(draft, request),
+        EventKind::SocSupportRequested { request, data } => reports::soc_support_requested(draft, request, data),
+        EventKind::ReportDismissed { report, .. } => closing::dismissed_by_soc(draft, *report),
+        EventKind::ReportClosed { report, status_updated_at } => closing::closed_upstream(draft, *report, *status_updated_at),
+        EventKind::ResolutionRequested(request) => closing::resolution_requested(draft, request),
+        EventKind::DismissalRequested(request) => closing::dismissal_requested(draft, request),
+        EventKind::ReopenRequested(request) => closing::reopen_requested(draft, request),
+        EventKind::OrganizationDeleted => closing::organization_deleted(draft),
+        // the organization's own record answers these
+        EventKind::OrganizationUpdated(_) | EventKind::FunnelCounted(_) => Decision::Ignored(Ignored::Nothing),
+        EventKind::ManualCompleted(request) => requests::manual_completed(draft, request),
+        EventKind::ManualUncompleted(request) => requests::manual_uncompleted(draft, request),
+        EventKind::RetryRequested(request) => requests::retry_requested(draft, request),
+        EventKind::CancelRequested(request) => requests::cancel_requested(draft, request),
+        EventKind::Waived(request) => requests::waived(draft, request),
+        EventKind::IsolationRequested(request) => isolation::isolation_requested(draft, request),
+        EventKind::ReleaseRequested(request) => isolation::release_requested(draft, request),
+        EventKind::AgentRemoved { agent, .. } => presence::removed(draft, *agent),
         EventKind::Surveyed(survey) => presence::surveyed(draft, survey),
         EventKind::AttemptEnded(end) => tasks::attempt_ended(draft, end),
-        EventKind::TimerDue => tasks::timer_due(draft),
+        EventKind::TimerDue => timers::fire(draft),
         EventKind::Recovered => tasks::recovered(draft),
         EventKind::ParkingEnded(parked) => parking_ended(draft, parked),
     }

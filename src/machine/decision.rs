@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::ids::{RemediationId, ReportId};
+use crate::model::ids::{AgentId, RemediationId, ReportId};
 use crate::model::remediation::{ActionName, OutcomeCode};
 use crate::model::time::Timestamp;
 
@@ -23,6 +23,14 @@ pub enum Decision {
     /// It waited in vain (R19): dead letter `orphan`.
     Orphan {
         report: ReportId,
+    },
+    /// Wrong in a way that only the subject's records can tell: dead letter `invalid`.
+    Invalid {
+        detail: String,
+    },
+    /// A request about an agent that the tenant does not have: answered in the organization's sequence.
+    UnknownAgent {
+        agent: AgentId,
     },
 }
 
@@ -51,6 +59,8 @@ pub struct Applied {
     pub attempts: Vec<AttemptOrder>,
     /// Parked events about these reports may apply now.
     pub unpark: BTreeSet<ReportId>,
+    /// A report has come into being (the funnel's fourth count).
+    pub created: bool,
     /// Set where a person's request was answered with a refusal.
     pub refused: Option<Refused>,
 }

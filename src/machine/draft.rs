@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::actor::Actor;
-use crate::model::agent::{Agent, FirewallStatus, Presence};
+use crate::model::agent::{Agent, FirewallStatus, Isolation, Presence};
 use crate::model::ids::{AgentId, RemediationId, ReportId};
 use crate::model::remediation::{Remediation, State};
 use crate::model::report::{Phase, Report, ReportStatus};
@@ -14,10 +13,10 @@ use crate::model::time::{Span, Timestamp};
 use super::decision::{Applied, AttemptOrder, Decision, Refused};
 use super::event::{Event, EventKind};
 use super::gate;
-use super::notice::{About, Body, Notice, RefusalCode, RemediationChange};
+use super::notice::{About, Author, Body, Notice, RefusalCode, RemediationChange};
 use super::policy::{MAX_ATTEMPTS, Policy};
 use super::subject::Subject;
-use super::tasks;
+use super::{closing, tasks};
 
 /// A timer that fires later than this bears the time at which it did.
 const LATE: Span = Span::from_secs(1);
@@ -32,6 +31,7 @@ pub(super) struct Draft<'a> {
     agent_notices: Vec<Body>,
     attempts: Vec<AttemptOrder>,
     unpark: BTreeSet<ReportId>,
+    created: bool,
     refused: Option<Refused>,
 }
 
@@ -48,7 +48,7 @@ struct ReportDraft {
 struct StatusChange {
     from: Option<ReportStatus>,
     cause: &'static str,
-    actor: Option<Actor>,
+    actor: Option<Author>,
 }
 
 impl<'a> Draft<'a> {
@@ -63,6 +63,7 @@ impl<'a> Draft<'a> {
             agent_notices: Vec::new(),
             attempts: Vec::new(),
             unpark: BTreeSet::new(),
+            created: false,
             refused: None,
         }
     }
@@ -80,6 +81,7 @@ impl<'a> Draft<'a> {
 
     /// A report that was not there before: it has no phase to change from.
     pub fn create(&mut self, report: Report) {
+        self.created = true;
         self.reports.insert(report.id, ReportDraft::default());
         self.subject.reports.insert(report.id, Arc::new(report));
     }
@@ -96,18 +98,20 @@ impl<'a> Draft<'a> {
             boot_id: None,
             last_survey_at: None,
             firewall_status: FirewallStatus::Enabled,
+            isolation: Isolation::default(),
+            presence_due: None,
             sequence: 0,
         })
     }
 
-    pub fn set_status(&mut self, id: ReportId, to: ReportStatus, cause: &'static str, actor: Option<Actor>) {
+    pub fn set_status(&mut self, id: ReportId, to: ReportStatus, cause: &'static str, actor: Option<Author>) {
         let Some(report) = self.change(id) else { return };
         let from = report.status;
         report.status = to;
         self.note_status(id, Some(from), cause, actor);
     }
 
-    pub fn note_status(&mut self, id: ReportId, from: Option<ReportStatus>, cause: &'static str, actor: Option<Actor>) {
+    pub fn note_status(&mut self, id: ReportId, from: Option<ReportStatus>, cause: &'static str, actor: Option<Author>) {
         if let Some(draft) = self.reports.get_mut(&id) {
             draft.status = Some(StatusChange { from, cause, actor });
         }
@@ -151,6 +155,11 @@ impl<'a> Draft<'a> {
         self.note_item(id, index, Some(from));
     }
 
+    /// Says that something about an item has changed that is not its state (T17).
+    pub fn note_same_item(&mut self, id: ReportId, index: usize, state: State) {
+        self.note_item(id, index, Some(state));
+    }
+
     fn note_item(&mut self, id: ReportId, index: usize, from: Option<State>) {
         let Some(item) = self.report(id).and_then(|report| report.remediations.get(index)) else { return };
         let change = RemediationChange {
@@ -160,6 +169,7 @@ impl<'a> Draft<'a> {
             from,
             to: item.state,
             verified: item.verified,
+            waived: item.waived,
             attempt: item.attempt,
             max_attempts: MAX_ATTEMPTS,
             tries: item.tries,
@@ -182,23 +192,63 @@ impl<'a> Draft<'a> {
         self.unpark.insert(report);
     }
 
-    /// Answers a request with `request.refused`; nothing else changes.
+    /// Answers a request about a report with `request.refused`; nothing else changes.
     pub fn refuse(mut self, report: ReportId, code: RefusalCode, message: String) -> Decision {
+        let body = self.refusal(code, message);
+        self.note(report, body);
+        self.finish()
+    }
+
+    /// The same for a request about the agent.
+    pub fn refuse_agent(mut self, code: RefusalCode, message: String) -> Decision {
+        let body = self.refusal(code, message);
+        self.note_agent(body);
+        // its sequence is written
+        self.agent_changed = true;
+        self.finish()
+    }
+
+    fn refusal(&mut self, code: RefusalCode, message: String) -> Body {
+        self.refused = Some(Refused::Request(code));
         let request_type = match &self.event.kind {
             EventKind::ParkingEnded(event) => event.kind.name(),
             kind => kind.name(),
         };
-        self.note(report, Body::RequestRefused { request_type, code, message });
-        self.refused = Some(Refused::Request(code));
-        self.finish()
+        Body::RequestRefused { request_type, code, message }
+    }
+
+    /// The reports that the decision has touched so far.
+    pub fn touched(&self) -> Vec<ReportId> {
+        self.reports.keys().copied().collect()
+    }
+
+    /// The phase that a touched report was in before.
+    pub fn phase_before(&self, id: ReportId) -> Option<Phase> {
+        self.reports.get(&id).and_then(|draft| draft.phase_before)
+    }
+
+    /// Whether the decision has moved an item.
+    pub fn moved(&self, id: ReportId, item: RemediationId) -> bool {
+        self.reports.get(&id).is_some_and(|draft| draft.tasks.iter().any(|change| change.remediation_id == item))
+    }
+
+    /// The time that the decision speaks of: when a timer was due, otherwise now.
+    pub fn decided_at(&self) -> Timestamp {
+        match self.event.kind {
+            EventKind::TimerDue | EventKind::ParkingEnded(_) => self.event.time,
+            _ => self.now,
+        }
     }
 
     pub fn resolution_refused(&mut self) {
         self.refused = Some(Refused::Resolution);
     }
 
-    /// Numbers and orders what was said.
+    /// Draws what follows from the state by itself, then numbers and orders what was said.
     pub fn finish(mut self) -> Decision {
+        tasks::settle_holds(&mut self);
+        closing::settle(&mut self);
+        let time = self.decided_at();
         let mut notices = Vec::new();
         for (id, draft) in std::mem::take(&mut self.reports) {
             let Some(report) = self.subject.reports.get_mut(&id) else { continue };
@@ -206,14 +256,14 @@ impl<'a> Draft<'a> {
             let about = About::Report { report: id, agent: report.agent_id };
             for body in draft.into_bodies(report) {
                 report.sequence += 1;
-                notices.push(notice(about, report.sequence, self.event, self.now, body));
+                notices.push(notice(about, report.sequence, self.event, time, self.now, body));
             }
             self.reports.insert(id, ReportDraft::default());
         }
         if let Some(agent) = &mut self.subject.agent {
             for body in self.agent_notices {
                 agent.sequence += 1;
-                notices.push(notice(About::Agent(agent.id), agent.sequence, self.event, self.now, body));
+                notices.push(notice(About::Agent(agent.id), agent.sequence, self.event, time, self.now, body));
             }
         }
         Decision::Applied(Box::new(Applied {
@@ -223,6 +273,7 @@ impl<'a> Draft<'a> {
             notices,
             attempts: self.attempts,
             unpark: self.unpark,
+            created: self.created,
             refused: self.refused,
         }))
     }
@@ -235,7 +286,8 @@ impl ReportDraft {
         let mut bodies = Vec::new();
         let closing = self.status.is_some();
         if let Some(StatusChange { from, cause, actor }) = self.status {
-            bodies.push(Body::StatusChanged { from, to: report.status, phase, cause, actor, counts: gate::counts(report) });
+            let residual = report.residual.then(|| closing::residual_tasks(report));
+            bodies.push(Body::StatusChanged { from, to: report.status, phase, cause, actor, counts: gate::counts(report), residual });
         }
         bodies.extend(self.triage);
         let mut tasks = self.tasks;
@@ -256,13 +308,7 @@ impl ReportDraft {
     }
 }
 
-fn notice(about: About, sequence: u64, event: &Event, now: Timestamp, body: Body) -> Notice {
-    // a timer speaks of the time at which it was due
-    let timed = match event.kind {
-        EventKind::TimerDue | EventKind::ParkingEnded(_) => Some(event.time),
-        _ => None,
-    };
-    let time = timed.unwrap_or(now);
+fn notice(about: About, sequence: u64, event: &Event, time: Timestamp, now: Timestamp, body: Body) -> Notice {
     Notice {
         about,
         sequence,

@@ -3,6 +3,7 @@
 use crate::model::actor::Actor;
 use crate::model::agent::Survey;
 use crate::model::ids::{AgentId, RemediationId, ReportId, SubjectKey, TenantId};
+use crate::model::organization::SlaSettings;
 use crate::model::remediation::{ActionName, OutcomeCode, Parameters, RemediationType};
 use crate::model::report::{AttackKind, Foothold, Identity, ReportText, Severity};
 use crate::model::time::Timestamp;
@@ -39,7 +40,33 @@ pub enum EventKind {
     ManualUncompleted(TaskRequest),
     RetryRequested(TaskRequest),
     CancelRequested(TaskRequest),
+    /// The SOC has withdrawn it.
+    ReportDismissed {
+        report: ReportId,
+        reason: Option<String>,
+    },
+    /// It was closed upstream.
+    ReportClosed {
+        report: ReportId,
+        status_updated_at: Timestamp,
+    },
+    Waived(TaskRequest),
     ResolutionRequested(ReportRequest),
+    DismissalRequested(ReportRequest),
+    ReopenRequested(ReportRequest),
+    SocSupportRequested {
+        request: ReportRequest,
+        data: Payload,
+    },
+    IsolationRequested(AgentRequest),
+    ReleaseRequested(AgentRequest),
+    AgentRemoved {
+        agent: AgentId,
+        reason: Option<String>,
+    },
+    OrganizationUpdated(Box<SettingsChange>),
+    OrganizationDeleted,
+    FunnelCounted(FunnelCount),
     Surveyed(Survey),
     /// The outcome of an attempt, from the executor.
     AttemptEnded(AttemptEnd),
@@ -65,7 +92,19 @@ impl EventKind {
             EventKind::ManualUncompleted(_) => "remediation.uncompleted",
             EventKind::RetryRequested(_) => "remediation.retry_requested",
             EventKind::CancelRequested(_) => "remediation.cancel_requested",
+            EventKind::ReportDismissed { .. } => "incident_report.dismissed",
+            EventKind::ReportClosed { .. } => "incident_report.closed",
+            EventKind::Waived(_) => "remediation.waived",
             EventKind::ResolutionRequested(_) => "incident_report.resolution_requested",
+            EventKind::DismissalRequested(_) => "incident_report.dismissal_requested",
+            EventKind::ReopenRequested(_) => "incident_report.reopen_requested",
+            EventKind::SocSupportRequested { .. } => "soc_support.requested",
+            EventKind::IsolationRequested(_) => "agent.isolation_requested",
+            EventKind::ReleaseRequested(_) => "agent.release_requested",
+            EventKind::AgentRemoved { .. } => "agent.removed",
+            EventKind::OrganizationUpdated(_) => "organization.updated",
+            EventKind::OrganizationDeleted => "organization.deleted",
+            EventKind::FunnelCounted(_) => "funnel.counted",
             EventKind::Surveyed(_) => "agent.surveyed",
             EventKind::AttemptEnded(_) => "remediation.attempted",
             EventKind::TimerDue => "timer.due",
@@ -82,11 +121,22 @@ impl EventKind {
             | EventKind::ManualUncompleted(request)
             | EventKind::RetryRequested(request)
             | EventKind::CancelRequested(request) => Some(&request.actor),
-            EventKind::ResolutionRequested(request) => Some(&request.actor),
+            EventKind::Waived(request) => Some(&request.actor),
+            EventKind::ResolutionRequested(request)
+            | EventKind::DismissalRequested(request)
+            | EventKind::ReopenRequested(request)
+            | EventKind::SocSupportRequested { request, .. } => Some(&request.actor),
+            EventKind::IsolationRequested(request) | EventKind::ReleaseRequested(request) => Some(&request.actor),
             EventKind::ReportCreated(_)
             | EventKind::ReportRevised(_)
             | EventKind::ReportUpdated(_)
             | EventKind::CommentAdded { .. }
+            | EventKind::ReportDismissed { .. }
+            | EventKind::ReportClosed { .. }
+            | EventKind::AgentRemoved { .. }
+            | EventKind::OrganizationUpdated(_)
+            | EventKind::OrganizationDeleted
+            | EventKind::FunnelCounted(_)
             | EventKind::Surveyed(_)
             | EventKind::AttemptEnded(_)
             | EventKind::TimerDue
@@ -107,7 +157,17 @@ impl EventKind {
             | EventKind::ManualUncompleted(request)
             | EventKind::RetryRequested(request)
             | EventKind::CancelRequested(request) => Address::Report(request.report),
-            EventKind::ResolutionRequested(request) => Address::Report(request.report),
+            EventKind::Waived(request) => Address::Report(request.report),
+            EventKind::ResolutionRequested(request)
+            | EventKind::DismissalRequested(request)
+            | EventKind::ReopenRequested(request)
+            | EventKind::SocSupportRequested { request, .. } => Address::Report(request.report),
+            EventKind::ReportDismissed { report, .. } | EventKind::ReportClosed { report, .. } => Address::Report(*report),
+            EventKind::IsolationRequested(request) | EventKind::ReleaseRequested(request) => {
+                Address::Subject(SubjectKey::Agent(request.agent))
+            }
+            EventKind::AgentRemoved { agent, .. } => Address::Subject(SubjectKey::Agent(*agent)),
+            EventKind::OrganizationUpdated(_) | EventKind::OrganizationDeleted | EventKind::FunnelCounted(_) => Address::Organization,
             EventKind::Surveyed(survey) => Address::Subject(SubjectKey::Agent(survey.agent_id)),
             EventKind::AttemptEnded(end) => Address::Report(end.report),
             EventKind::TimerDue | EventKind::Recovered => Address::Given,
@@ -127,6 +187,8 @@ pub enum Address {
         subject: SubjectKey,
     },
     Subject(SubjectKey),
+    /// The tenant as a whole; see `machine::organization`.
+    Organization,
     /// The engine raised it for a subject that it holds.
     Given,
 }
@@ -226,6 +288,45 @@ pub struct ReportRequest {
     pub report: ReportId,
     pub reason: Option<String>,
     pub actor: Actor,
+}
+
+/// A request about an agent's isolation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentRequest {
+    pub agent: AgentId,
+    pub reason: Option<String>,
+    /// Release although a holding report is not ready (I6); needs a reason.
+    pub force: bool,
+    pub actor: Actor,
+}
+
+/// `organization.updated`: what it names is set, the rest stays.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SettingsChange {
+    /// A zone of the IANA database.
+    pub time_zone: Option<String>,
+    /// Opening and closing, in minutes after midnight, and the working days, Monday first.
+    pub business_hours: Option<(u16, u16, [bool; 7])>,
+    pub managed_low: Option<bool>,
+    pub managed_high: Option<bool>,
+    pub managed_critical: Option<bool>,
+    /// 2 to 90.
+    pub unresponsive_after_days: Option<u16>,
+    pub release_on_resolve: Option<bool>,
+    pub auto_close_when_footholds_cleared: Option<bool>,
+    pub close_on_agent_removed: Option<bool>,
+    pub resolve_when_unblocked: Option<bool>,
+    pub sla: Option<SlaSettings>,
+}
+
+/// `funnel.counted`: the upper three counts of a month; the fourth is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunnelCount {
+    /// `2026-11`
+    pub period: String,
+    pub events_analysed: u64,
+    pub signals: u64,
+    pub signals_investigated: u64,
 }
 
 /// `remediation.attempted`.

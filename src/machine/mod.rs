@@ -5,21 +5,29 @@
 //! timers, outcomes of attempts and recovery after a crash take one path.
 //!
 //! Reading order: [`event`] (what can happen), [`decision`] (what can come of it), [`decide`], then one file
-//! per table of the lifecycle: [`reports`] (R), [`tasks`] (T), [`presence`] (A). [`gate`] derives phase and
-//! blockers, [`policy`] holds roles and figures, [`triage`] the helpdesk's four questions.
+//! per table of the lifecycle: `reports` and `closing` (R), `tasks`, `requests` and `footholds` (T), `isolation`
+//! (I), `presence` (A). [`gate`] derives phase and blockers, [`timers`] what is due when, [`policy`] holds roles and
+//! figures, `sla` how soon somebody must act, [`triage`] the helpdesk's four questions. [`organization`] decides
+//! about the tenant as a whole.
 
+mod closing;
 pub mod decide;
 pub mod decision;
-pub mod draft;
+mod draft;
 pub mod event;
+mod footholds;
 pub mod gate;
+mod isolation;
 pub mod notice;
-pub mod order;
+mod order;
+pub mod organization;
 pub mod policy;
-pub mod presence;
-pub mod reports;
+mod presence;
+mod reports;
+mod requests;
+mod sla;
 pub mod subject;
-pub mod tasks;
+mod tasks;
 pub mod timers;
 pub mod triage;
 

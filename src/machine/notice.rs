@@ -1,8 +1,9 @@
 //! What is published: one notice is one outbound event, typed and numbered, before it becomes JSON.
 
 use crate::model::actor::Actor;
-use crate::model::agent::{FirewallStatus, Presence};
+use crate::model::agent::{FirewallStatus, Holder, Presence};
 use crate::model::ids::{AgentId, RemediationId, ReportId};
+use crate::model::organization::FunnelMonth;
 use crate::model::remediation::{ActionName, RemediationType, State};
 use crate::model::report::{AttackKind, Foothold, Phase, ReportStatus, Severity};
 use crate::model::time::Timestamp;
@@ -14,6 +15,7 @@ use super::event::Payload;
 pub enum About {
     Report { report: ReportId, agent: Option<AgentId> },
     Agent(AgentId),
+    Organization,
 }
 
 /// One outbound event. Tenant, cause and trace context are those of the event that was decided.
@@ -41,8 +43,10 @@ pub enum Body {
         to: ReportStatus,
         phase: Option<Phase>,
         cause: &'static str,
-        actor: Option<Actor>,
+        actor: Option<Author>,
         counts: Counts,
+        /// Approved tasks that go on although the report was closed upstream (R13).
+        residual: Option<u32>,
     },
     PhaseChanged {
         from: Phase,
@@ -52,13 +56,45 @@ pub enum Body {
         blockers: Vec<Blocker>,
     },
     ResolutionUnblocked,
+    Reopened {
+        cause: ReopenCause,
+        remediation_id: Option<RemediationId>,
+    },
+    ResidualCleared,
     /// The inbound event of the same name, in the report's sequence.
     Updated(Payload),
     CommentAdded(Payload),
+    SocSupportRequested(Payload),
     RemediationStatusChanged(Box<RemediationChange>),
+    RemediationVerified {
+        remediation_id: RemediationId,
+        plan_revision: u64,
+    },
     AgentStatusChanged {
         from: Option<Presence>,
         to: Presence,
+    },
+    IsolationChanged {
+        from: FirewallStatus,
+        to: FirewallStatus,
+        holders: Vec<Holder>,
+        reason: Option<String>,
+        actor: Option<Author>,
+    },
+    IsolationDrifted {
+        holders: Vec<Holder>,
+    },
+    SlaWarning {
+        severity: Severity,
+        respond_by: Timestamp,
+    },
+    SlaBreached {
+        severity: Severity,
+        respond_by: Timestamp,
+    },
+    FunnelUpdated {
+        period: String,
+        month: FunnelMonth,
     },
     Paged {
         reason: PageReason,
@@ -81,12 +117,49 @@ impl Body {
             Body::PhaseChanged { .. } => "incident_report.phase_changed",
             Body::ResolutionRefused { .. } => "incident_report.resolution_refused",
             Body::ResolutionUnblocked => "incident_report.resolution_unblocked",
+            Body::Reopened { .. } => "incident_report.reopened",
+            Body::ResidualCleared => "incident_report.residual_cleared",
+            Body::SocSupportRequested(_) => "soc_support.requested",
+            Body::RemediationVerified { .. } => "remediation.verified",
+            Body::IsolationChanged { .. } => "agent.isolation_changed",
+            Body::IsolationDrifted { .. } => "agent.isolation_drifted",
+            Body::SlaWarning { .. } => "sla.warning",
+            Body::SlaBreached { .. } => "sla.breached",
+            Body::FunnelUpdated { .. } => "funnel.updated",
             Body::Updated(_) => "incident_report.updated",
             Body::CommentAdded(_) => "incident_report.comment_added",
             Body::RemediationStatusChanged(_) => "remediation.status_changed",
             Body::AgentStatusChanged { .. } => "agent.status_changed",
             Body::Paged { .. } => "on_call.paged",
             Body::RequestRefused { .. } => "request.refused",
+        }
+    }
+}
+
+/// Who is behind a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Author {
+    Person(Actor),
+    /// A rule that the organization has switched on (managed response, auto-close, resolve when unblocked).
+    Policy,
+    /// The SOC.
+    Soc,
+}
+
+/// Why a report was opened again (R16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReopenCause {
+    Requested,
+    FootholdReturned,
+    ResidualFailed,
+}
+
+impl ReopenCause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReopenCause::Requested => "requested",
+            ReopenCause::FootholdReturned => "foothold_returned",
+            ReopenCause::ResidualFailed => "residual_failed",
         }
     }
 }
@@ -266,6 +339,7 @@ pub struct RemediationChange {
     pub from: Option<State>,
     pub to: State,
     pub verified: bool,
+    pub waived: bool,
     pub attempt: u32,
     pub max_attempts: u32,
     pub tries: u32,
@@ -279,14 +353,23 @@ pub struct RemediationChange {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageReason {
-    /// A critical report arrived.
+    /// A critical report arrived, or became one.
     CriticalReport,
+    /// Nobody has acted on a critical report yet.
+    NotActedOn,
+    /// The time to respond to a high report is over.
+    SlaBreached,
+    /// The host of a critical report could not be isolated (I4).
+    IsolationFailed,
 }
 
 impl PageReason {
     pub fn as_str(self) -> &'static str {
         match self {
             PageReason::CriticalReport => "critical_report",
+            PageReason::NotActedOn => "not_acted_on",
+            PageReason::SlaBreached => "sla_breached",
+            PageReason::IsolationFailed => "isolation_failed",
         }
     }
 }
@@ -298,7 +381,10 @@ pub enum RefusalCode {
     StalePlan,
     EmptyComment,
     WrongState,
+    IsolationHeld,
+    NotCritical,
     UnknownRemediation,
+    UnknownAgent,
 }
 
 impl RefusalCode {
@@ -308,7 +394,10 @@ impl RefusalCode {
             RefusalCode::StalePlan => "stale_plan",
             RefusalCode::EmptyComment => "empty_comment",
             RefusalCode::WrongState => "wrong_state",
+            RefusalCode::IsolationHeld => "isolation_held",
+            RefusalCode::NotCritical => "not_critical",
             RefusalCode::UnknownRemediation => "unknown_remediation",
+            RefusalCode::UnknownAgent => "unknown_agent",
         }
     }
 }

@@ -13,12 +13,18 @@ pub const LEASE: Span = minutes(10);
 pub const PARKING: Span = minutes(15);
 /// The multiples of the survey interval between attempts (T9).
 pub const RETRY_STEPS: [i64; 4] = [1, 2, 4, 8];
-/// A critical report is to be answered within this (SLA).
-pub const CRITICAL_RESPONSE: Span = minutes(15);
-/// A high one within this.
-pub const HIGH_RESPONSE: Span = minutes(60);
-/// A low one within this many business minutes: 8 business hours.
-pub const LOW_RESPONSE_MINUTES: i64 = 8 * 60;
+/// Pages of one critical report, the first included (SLA).
+pub const CRITICAL_PAGES: u32 = 4;
+/// How long a report that is over can be opened again (R16).
+pub const REOPEN_WINDOW: Span = days(30);
+/// How often a completed task may come back before it counts as failed (T15).
+pub const MAX_REGRESSIONS: u32 = 3;
+/// Surveys that may be missed before an agent counts as offline (A2).
+pub const MISSED_SURVEYS: i32 = 2;
+/// How long an agent that never surveyed is waited for (A3).
+pub const NEVER_SEEN: Span = days(3);
+/// How long an isolation may be pending (I4).
+pub const ISOLATION_WINDOW: Span = hours(72);
 
 /// What `decide` needs to know beside subject and event.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,11 +32,13 @@ pub struct Policy {
     /// How often an agent is expected to survey.
     pub survey_interval: Span,
     pub organization: OrganizationSettings,
+    /// Surveys that were waiting when the service started have been taken: silence is silence (A2, A3).
+    pub surveys_caught_up: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { survey_interval: minutes(15), organization: OrganizationSettings::default() }
+        Self { survey_interval: minutes(15), organization: OrganizationSettings::default(), surveys_caught_up: true }
     }
 }
 
@@ -39,16 +47,24 @@ impl Default for Policy {
 pub enum Permission {
     /// Approve, reject, complete, uncomplete, retry, cancel.
     Work,
-    /// Resolve.
+    /// Resolve, dismiss, reopen, isolate, release, SOC support.
     Conclude,
+    /// Waive.
+    Waive,
 }
 
 /// The roles paragraph of lifecycle.md.
 pub fn may(role: Role, permission: Permission) -> bool {
     match (role, permission) {
-        (Role::Admin | Role::SecurityEngineer, Permission::Work | Permission::Conclude) | (Role::User, Permission::Work) => true,
-        (Role::User, Permission::Conclude)
-        | (Role::ReadOnly | Role::Finance | Role::Marketing | Role::Provisioner, Permission::Work | Permission::Conclude) => false,
+        (Role::Admin, Permission::Work | Permission::Conclude | Permission::Waive)
+        | (Role::SecurityEngineer, Permission::Work | Permission::Conclude)
+        | (Role::User, Permission::Work) => true,
+        (Role::SecurityEngineer, Permission::Waive)
+        | (Role::User, Permission::Conclude | Permission::Waive)
+        | (
+            Role::ReadOnly | Role::Finance | Role::Marketing | Role::Provisioner,
+            Permission::Work | Permission::Conclude | Permission::Waive,
+        ) => false,
     }
 }
 

@@ -1,24 +1,28 @@
 //! The R table: reports.
 
 use crate::model::actor::Actor;
+use crate::model::agent::Holder;
 use crate::model::ids::{RemediationId, ReportId};
-use crate::model::remediation::{Cancellation, Remediation, RemediationType, State};
+use crate::model::remediation::{Action, Cancellation, Remediation, RemediationType, State};
 use crate::model::report::{Foothold, Report, ReportStatus, Severity};
 use crate::model::time::after;
 
 use super::decision::{Decision, Ignored};
-use super::draft::{Draft, item_index};
+use super::draft::Draft;
 use super::event::{NewReport, Payload, PlanDecision, PlanItem, ReportRequest, ReportUpdate, Revision};
-use super::gate;
-use super::notice::{Body, PageReason, RefusalCode};
-use super::policy::{PARKING, Permission, may};
-use super::{presence, tasks, triage};
+use super::notice::{Author, Body, RefusalCode};
+use super::policy::{PARKING, Permission, Policy, may};
+use super::{closing, isolation, presence, sla, tasks, triage};
 
-/// R1.
+/// R1, R2 and R3.
 pub(super) fn created(mut draft: Draft<'_>, new: &NewReport) -> Decision {
     if draft.report(new.id).is_some() {
         return Decision::Ignored(Ignored::Duplicate);
     }
+    if new.agent_id.is_none() && asks_for_a_host(&new.items) {
+        return Decision::Invalid { detail: HOSTLESS.into() };
+    }
+    let managed = managed_response(draft.policy, new);
     draft.create(Report {
         id: new.id,
         subject_key: draft.subject.key,
@@ -27,7 +31,7 @@ pub(super) fn created(mut draft: Draft<'_>, new: &NewReport) -> Decision {
         platform: new.platform.clone(),
         hostname: new.hostname.clone(),
         severity: new.severity,
-        status: ReportStatus::Sent,
+        status: if managed == Managed::Whole { ReportStatus::AutoRemediating } else { ReportStatus::Sent },
         attack_kind: new.attack_kind,
         text: new.text.clone(),
         simulated: new.simulated,
@@ -41,24 +45,79 @@ pub(super) fn created(mut draft: Draft<'_>, new: &NewReport) -> Decision {
         status_updated_at: new.status_updated_at,
         closed_at: None,
         closed_by: None,
+        disposition: None,
+        released_early: false,
+        residual: false,
+        watched: false,
+        sla: None,
         refused_resolution: None,
         sequence: 0,
     });
-    draft.note_status(new.id, None, "created", None);
-    issue_plan(&mut draft, new.id);
+    draft.note_status(new.id, None, "created", (managed != Managed::No).then_some(Author::Policy));
     if let Some(agent) = new.agent_id {
         presence::named(&mut draft, agent, new);
     }
+    issue_plan(&mut draft, new.id);
+    if managed != Managed::No {
+        approve_by_policy(&mut draft, new.id);
+    }
+    if new.isolate_host {
+        isolation::hold(&mut draft, Holder::Report(new.id), Some("incident_report.created".into()), Author::Soc);
+    }
     let isolation = draft.subject.agent.as_ref().map(|agent| agent.firewall_status);
     let Some(report) = draft.report(new.id) else { return Decision::Ignored(Ignored::Nothing) };
-    let triage = triage::triage(report, isolation, &draft.policy.organization.business_hours);
-    let respond_by = triage.respond_by;
+    let triage = triage::triage(report, isolation, &draft.policy.organization);
     draft.note_triage(new.id, Body::Triaged(Box::new(triage)));
-    if new.severity == Severity::Critical && !new.simulated {
-        draft.note(new.id, Body::Paged { reason: PageReason::CriticalReport, severity: new.severity, respond_by });
-    }
+    sla::start(&mut draft, new.id, new.sent_at);
     draft.unpark(new.id);
     draft.finish()
+}
+
+/// How far the SOC acts without the partner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Managed {
+    No,
+    /// R3: what can be approved without a person is; people do the rest.
+    Partly,
+    /// R2: nobody is asked at all.
+    Whole,
+}
+
+fn managed_response(policy: &Policy, new: &NewReport) -> Managed {
+    let managed = policy.organization.managed_response;
+    let assisted = |item: &PlanItem| item.kind == RemediationType::Assisted;
+    match new.severity {
+        Severity::Low => {
+            let by_itself = new.items.iter().any(assisted)
+                && !new.items.iter().any(|item| item.kind == RemediationType::Manual || item.action.listed() == Some(Action::RebootHost));
+            if managed.low && by_itself { Managed::Whole } else { Managed::No }
+        }
+        Severity::High if managed.high => Managed::Partly,
+        Severity::Critical if managed.critical => Managed::Partly,
+        Severity::High | Severity::Critical => Managed::No,
+    }
+}
+
+/// R2 and R3: the assisted items but reboots.
+fn approve_by_policy(draft: &mut Draft<'_>, id: ReportId) {
+    let Some(report) = draft.report(id) else { return };
+    let by_policy = |item: &Remediation| {
+        item.revision == report.plan_revision
+            && item.state == State::Unapproved
+            && item.kind == RemediationType::Assisted
+            && item.action.listed() != Some(Action::RebootHost)
+    };
+    let items: Vec<usize> = report.remediations.iter().enumerate().filter(|(_, item)| by_policy(item)).map(|(index, _)| index).collect();
+    for index in items {
+        tasks::consent(draft, id, index);
+    }
+}
+
+const HOSTLESS: &str = "remediations: an action on a host, in a report without an agent";
+
+/// A host action among the tasks; a report without an agent cannot have one (lifecycle.md, Remediation).
+fn asks_for_a_host(items: &[PlanItem]) -> bool {
+    items.iter().any(|item| item.kind.is_task() && item.action.listed().is_some_and(|action| !action.is_identity_action()))
 }
 
 fn plan(items: &[PlanItem], revision: u64) -> Vec<Remediation> {
@@ -82,6 +141,9 @@ fn plan(items: &[PlanItem], revision: u64) -> Vec<Remediation> {
             open_attempt: None,
             last_attempt_survey: None,
             next_attempt_at: None,
+            completed_at: None,
+            regressions: 0,
+            cancel_asked: false,
             simulate: item.simulate.clone(),
             simulate_cursor: 0,
         })
@@ -93,7 +155,7 @@ fn plan(items: &[PlanItem], revision: u64) -> Vec<Remediation> {
 /// T1, T1k and T2c for the items of the current plan, which have just been issued.
 fn issue_plan(draft: &mut Draft<'_>, id: ReportId) {
     let Some(report) = draft.report(id) else { return };
-    let revision = report.plan_revision;
+    let (now, revision) = (draft.now, report.plan_revision);
     let completed: Vec<Remediation> =
         report.remediations.iter().filter(|item| item.revision != revision && item.state == State::Completed).cloned().collect();
     for index in 0..report.remediations.len() {
@@ -107,6 +169,7 @@ fn issue_plan(draft: &mut Draft<'_>, id: ReportId) {
             if let Some(item) = draft.change(id).and_then(|report| report.remediations.get_mut(index)) {
                 item.state = State::Completed;
                 item.reason = Some("kept".into());
+                item.completed_at = Some(now);
             }
             draft.note_new_item(id, index);
         } else {
@@ -114,7 +177,12 @@ fn issue_plan(draft: &mut Draft<'_>, id: ReportId) {
             draft.note_new_item(id, index);
             if kind == RemediationType::Containment {
                 // T2c
+                let is_isolation =
+                    draft.report(id).is_some_and(|report| report.remediations.get(index).is_some_and(isolation::is_isolation));
                 tasks::consent(draft, id, index);
+                if is_isolation {
+                    isolation::hold(draft, Holder::Report(id), Some("plan".into()), Author::Soc);
+                }
             }
         }
     }
@@ -129,7 +197,7 @@ fn reviewable<'a>(draft: Draft<'a>, decision: &PlanDecision, empty_comment: bool
     if !may(decision.actor.role, Permission::Work) {
         return refuse(draft, RefusalCode::RoleNotAllowed, role_message(&decision.actor));
     }
-    if status != ReportStatus::Sent {
+    if !status.is_open() {
         return refuse(draft, RefusalCode::WrongState, format!("the report is {}", status.as_str()));
     }
     if decision.plan_revision < current {
@@ -155,9 +223,6 @@ fn reviewable<'a>(draft: Draft<'a>, decision: &PlanDecision, empty_comment: bool
         .filter(|(_, item)| item.revision == current && item.state == State::Unapproved && named(item))
         .map(|(index, _)| index)
         .collect();
-    if unapproved.is_empty() {
-        return Err(Box::new(Decision::Ignored(Ignored::Nothing)));
-    }
     Ok((draft, unapproved))
 }
 
@@ -167,23 +232,38 @@ pub(super) fn approved(draft: Draft<'_>, decision: &PlanDecision) -> Decision {
         Ok(reviewable) => reviewable,
         Err(answer) => return *answer,
     };
+    if items.is_empty() {
+        return Decision::Ignored(Ignored::Nothing);
+    }
     for index in items {
         tasks::consent(&mut draft, decision.report, index);
+    }
+    if let Some(report) = draft.change(decision.report) {
+        sla::stop(report);
     }
     draft.finish()
 }
 
-/// R7. Items approved earlier go on.
+/// R7. Items approved earlier go on. An automatic remediation is taken back to people first (R5b).
 pub(super) fn rejected(draft: Draft<'_>, decision: &PlanDecision, comment: &str) -> Decision {
     let (mut draft, items) = match reviewable(draft, decision, comment.trim().is_empty()) {
         Ok(reviewable) => reviewable,
         Err(answer) => return *answer,
     };
-    for index in items {
-        tasks::cancel(&mut draft, decision.report, index, Cancellation::Rejected);
+    let id = decision.report;
+    let automatic = draft.report(id).is_some_and(|report| report.status == ReportStatus::AutoRemediating);
+    if automatic {
+        closing::hand_over(&mut draft, id, "rejected");
+    } else if items.is_empty() {
+        return Decision::Ignored(Ignored::Nothing);
     }
-    if let Some(report) = draft.change(decision.report) {
+    let anything_left = !items.is_empty();
+    for index in items {
+        tasks::cancel(&mut draft, id, index, Cancellation::Rejected);
+    }
+    if let Some(report) = draft.change(id).filter(|_| anything_left) {
         report.in_revision = true;
+        sla::stop(report);
     }
     draft.finish()
 }
@@ -195,14 +275,21 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
     if revision.plan_revision <= report.plan_revision {
         return Decision::Ignored(Ignored::Older);
     }
-    if report.status != ReportStatus::Sent {
+    if !report.status.is_open() {
         return Decision::Ignored(Ignored::NotOpen);
     }
     if revision.plan_revision > report.plan_revision + 1 {
         return Decision::Park { report: id, until: after(draft.now, PARKING) };
     }
+    if report.agent_id.is_none() && asks_for_a_host(&revision.items) {
+        return Decision::Invalid { detail: HOSTLESS.into() };
+    }
+    let (items, automatic) = (report.remediations.len(), report.status == ReportStatus::AutoRemediating);
+    if automatic {
+        draft.set_status(id, ReportStatus::Sent, "revised", Some(Author::Soc));
+    }
     // the old plan: what an agent may be running goes on to its end, what is completed stays, the rest is superseded
-    for index in 0..report.remediations.len() {
+    for index in 0..items {
         let state = draft.report(id).and_then(|report| report.remediations.get(index)).map(|item| item.state);
         match state {
             Some(State::Completed | State::Cancelled(_) | State::Delivered | State::OutcomeUnknown | State::RebootPending) | None => {}
@@ -223,6 +310,8 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
         prune(report);
     }
     issue_plan(&mut draft, id);
+    let at = draft.event.time;
+    sla::start(&mut draft, id, at);
     draft.unpark(id);
     draft.finish()
 }
@@ -247,47 +336,6 @@ fn prune(report: &mut Report) {
     report.remediations.retain(|item| item.revision >= keep_from || !matches!(item.state, State::Cancelled(_)));
 }
 
-/// R10 and R10b.
-pub(super) fn resolution_requested(mut draft: Draft<'_>, request: &ReportRequest) -> Decision {
-    let id = request.report;
-    let Some(report) = draft.report(id) else { return Decision::Ignored(Ignored::Nothing) };
-    let allowed = may(request.actor.role, Permission::Conclude);
-    let active = report.status == ReportStatus::Sent;
-    let blockers = gate::blockers(report, draft.subject.agent.as_ref(), allowed);
-    if !blockers.is_empty() {
-        draft.note(id, Body::ResolutionRefused { blockers });
-        if allowed
-            && active
-            && let Some(report) = draft.change(id)
-        {
-            report.refused_resolution = Some(request.actor.clone());
-        }
-        draft.resolution_refused();
-        return draft.finish();
-    }
-    resolve(&mut draft, id, request.actor.clone());
-    draft.finish()
-}
-
-/// R10: T20a for the manual steps that nobody marked, then closed.
-fn resolve(draft: &mut Draft<'_>, id: ReportId, actor: Actor) {
-    let items = draft.report(id).map_or(0, |report| report.remediations.len());
-    for index in 0..items {
-        let waits = |report: &Report| report.remediations.get(index).is_some_and(|item| item.state == State::AwaitingHuman);
-        if draft.report(id).is_some_and(waits) {
-            draft.move_item(id, index, State::Completed, |item| item.reason = Some("acknowledged".into()));
-        }
-    }
-    let now = draft.now;
-    if let Some(report) = draft.change(id) {
-        report.closed_at = Some(now);
-        report.closed_by = Some("resolved".into());
-        report.status_updated_at = now;
-        report.refused_resolution = None;
-    }
-    draft.set_status(id, ReportStatus::Closed, "resolved", Some(actor));
-}
-
 /// R18, incident_report.updated.
 pub(super) fn updated(mut draft: Draft<'_>, update: &ReportUpdate) -> Decision {
     let Some(report) = draft.report(update.report) else { return Decision::Ignored(Ignored::Nothing) };
@@ -296,6 +344,11 @@ pub(super) fn updated(mut draft: Draft<'_>, update: &ReportUpdate) -> Decision {
     }
     if update.updated_at <= report.updated_at {
         return Decision::Ignored(Ignored::Older);
+    }
+    let raised = update.severity.is_some_and(|severity| severity > report.severity);
+    if raised && report.status == ReportStatus::AutoRemediating {
+        // R5b
+        draft.set_status(update.report, ReportStatus::Sent, "severity_raised", Some(Author::Soc));
     }
     if let Some(report) = draft.change(update.report) {
         report.updated_at = update.updated_at;
@@ -313,6 +366,10 @@ pub(super) fn updated(mut draft: Draft<'_>, update: &ReportUpdate) -> Decision {
         }
     }
     draft.note(update.report, Body::Updated(update.data.clone()));
+    if raised {
+        let at = draft.event.time;
+        sla::start(&mut draft, update.report, at);
+    }
     draft.finish()
 }
 
@@ -325,27 +382,25 @@ pub(super) fn comment_added(mut draft: Draft<'_>, id: ReportId, data: &Payload) 
     draft.finish()
 }
 
-pub(super) fn role_message(actor: &Actor) -> String {
-    format!("role {} may not do this", actor.role.as_str())
+/// R18, soc_support.requested.
+pub(super) fn soc_support_requested(mut draft: Draft<'_>, request: &ReportRequest, data: &Payload) -> Decision {
+    let id = request.report;
+    let Some(report) = draft.report(id) else { return Decision::Ignored(Ignored::Nothing) };
+    let (status, severity) = (report.status, report.severity);
+    if !may(request.actor.role, Permission::Conclude) {
+        return draft.refuse(id, RefusalCode::RoleNotAllowed, role_message(&request.actor));
+    }
+    if !status.is_open() {
+        return draft.refuse(id, RefusalCode::WrongState, format!("the report is {}", status.as_str()));
+    }
+    if severity != Severity::Critical {
+        let message = format!("SOC support is for critical reports, this one is {}", severity.as_str());
+        return draft.refuse(id, RefusalCode::NotCritical, message);
+    }
+    draft.note(id, Body::SocSupportRequested(data.clone()));
+    draft.finish()
 }
 
-/// The item of the current plan that a request names, in a report that a person may still work on.
-pub(super) fn requested_item<'a>(
-    draft: Draft<'a>,
-    report: ReportId,
-    remediation: RemediationId,
-    actor: &Actor,
-) -> Result<(Draft<'a>, usize), Box<Decision>> {
-    let Some(known) = draft.report(report) else { return Err(Box::new(Decision::Ignored(Ignored::Nothing))) };
-    let (status, index) = (known.status, item_index(known, remediation));
-    let (code, message) = if !may(actor.role, Permission::Work) {
-        (RefusalCode::RoleNotAllowed, role_message(actor))
-    } else if status != ReportStatus::Sent {
-        (RefusalCode::WrongState, format!("the report is {}", status.as_str()))
-    } else if let Some(index) = index {
-        return Ok((draft, index));
-    } else {
-        (RefusalCode::UnknownRemediation, format!("the current plan has no remediation {remediation}"))
-    };
-    Err(Box::new(draft.refuse(report, code, message)))
+pub(super) fn role_message(actor: &Actor) -> String {
+    format!("role {} may not do this", actor.role.as_str())
 }

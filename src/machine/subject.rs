@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::model::agent::Agent;
 use crate::model::ids::{ReportId, SubjectKey, TenantId};
+use crate::model::remediation::State;
 use crate::model::report::Report;
 
 /// One agent (or identity, or lone report) with the reports on it that a rule may still touch.
@@ -22,4 +23,16 @@ impl Subject {
     pub fn unknown(tenant: TenantId, key: SubjectKey) -> Self {
         Self { tenant, key, agent: None, reports: BTreeMap::new() }
     }
+
+    /// An attempt is with the agent: its outcome would be lost with this process.
+    pub fn has_open_attempts(&self) -> bool {
+        self.reports.values().any(|report| report.remediations.iter().any(|item| item.state == State::Delivered))
+    }
+}
+
+/// A survey or a timer may still touch the report: it is open, has tasks under way, or its footholds are watched
+/// for as long as it can be reopened (R16).
+pub fn is_live(report: &Report) -> bool {
+    let under_way = |state: State| state.is_in_the_field() || matches!(state, State::Queued | State::Held | State::RetryWait);
+    report.status.is_open() || report.watched || report.remediations.iter().any(|item| item.kind.is_task() && under_way(item.state))
 }

@@ -1,18 +1,17 @@
 //! The T table: remediations, and as tasks what the agent makes of them.
 
 use crate::model::agent::{Presence, Survey};
-use crate::model::ids::ReportId;
-use crate::model::remediation::{Attempt, Cancellation, OutcomeClass, OutcomeCode, Remediation, RemediationType, State};
-use crate::model::report::Report;
+use crate::model::ids::{AgentId, ReportId};
+use crate::model::remediation::{Attempt, Cancellation, OutcomeClass, Remediation, RemediationType, State};
+use crate::model::report::{Report, ReportStatus};
 use crate::model::time::{Timestamp, after};
 
 use super::decision::{AttemptOrder, Decision, Ignored};
 use super::draft::Draft;
-use super::event::{AttemptEnd, TaskRequest};
-use super::notice::RefusalCode;
+use super::event::AttemptEnd;
+use super::isolation::is_isolation;
 use super::order::{has_open_forerunner, rank};
 use super::policy::{LEASE, MAX_ATTEMPTS, delivery_window, retry_pause};
-use super::reports::requested_item;
 use super::timers::plays_surveys;
 
 /// Whether a row of the T table leads from one state to the other (invariant 7).
@@ -40,7 +39,20 @@ pub fn is_transition(from: State, to: State) -> bool {
         // T16
         | (Failed | Expired | Cancelled(Cancellation::Requested), Queued)
         // T20
-        | (Completed, AwaitingHuman) => true,
+        | (Completed, AwaitingHuman)
+        // T15
+        | (Completed, Queued | Failed)
+        // R12 and I4, and an isolation that is confirmed after all
+        | (Queued | Held | RetryWait | RebootPending, Failed)
+        | (Failed, Completed)
+        // R16
+        | (Cancelled(Cancellation::Dismissed), Unapproved) => true,
+        // R17
+        (from, Cancelled(Cancellation::Obsolete)) => !from.is_terminal(),
+        // R9, R14
+        (AwaitingHuman | Delivered | OutcomeUnknown | RebootPending, Cancelled(Cancellation::Dismissed))
+        // T19
+        | (Delivered | OutcomeUnknown, Cancelled(Cancellation::Requested)) => true,
         // T3
         (Unapproved, Cancelled(why)) => why != Cancellation::Requested,
         // T18
@@ -63,7 +75,7 @@ pub(super) fn consent(draft: &mut Draft<'_>, id: ReportId, index: usize) {
 }
 
 /// A new generation (T2, T2c, T16): attempts count anew.
-fn queue(item: &mut Remediation, approved_at: Timestamp, now: Timestamp) {
+pub(super) fn queue(item: &mut Remediation, approved_at: Timestamp, now: Timestamp) {
     item.reason = None;
     item.waived = false;
     item.approved_at = Some(approved_at);
@@ -72,6 +84,9 @@ fn queue(item: &mut Remediation, approved_at: Timestamp, now: Timestamp) {
     item.attempt = 0;
     item.tries = 0;
     item.next_attempt_at = None;
+    item.cancel_asked = false;
+    item.completed_at = None;
+    item.verified = false;
 }
 
 /// T3, T18 and the supersession of R8.
@@ -99,7 +114,6 @@ pub(super) fn survey_tasks(draft: &mut Draft<'_>, survey: &Survey) {
             draft.move_item(id, index, State::Queued, |item| item.next_attempt_at = None);
         }
     }
-    release_held(draft);
     deliver(draft, survey.surveyed_at);
 }
 
@@ -139,8 +153,10 @@ fn reboot_seen(draft: &mut Draft<'_>, id: ReportId, index: usize, survey: &Surve
 
 /// T7, and T13 where the foothold is gone; then T1k for the equal item of the current plan.
 fn complete(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: Option<&str>) {
+    let now = draft.now;
     draft.move_item(id, index, State::Completed, |item| {
         item.reason = reason.map(str::to_owned);
+        item.completed_at = Some(now);
         item.open_attempt = None;
         item.next_attempt_at = None;
     });
@@ -154,16 +170,35 @@ fn complete(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: Option<&s
         item.revision == report.plan_revision && waits && item.same_fingerprint(done)
     });
     if let Some(twin) = twin {
-        draft.move_item(id, twin, State::Completed, |item| item.reason = Some("kept".into()));
+        draft.move_item(id, twin, State::Completed, |item| {
+            item.reason = Some("kept".into());
+            item.completed_at = Some(now);
+            item.next_attempt_at = None;
+        });
     }
 }
 
-/// T9 or, with the attempts used up, T11; an item of an old plan is superseded instead (R8).
+/// Why an item does not go on after an attempt that did not succeed: its plan is superseded (R8), its report is
+/// dismissed (R9), or, after a transient outcome, a person has asked to cancel it (T19).
+fn ends_with_attempt(report: &Report, item: &Remediation, transient: bool) -> Option<Cancellation> {
+    if item.revision != report.plan_revision {
+        return Some(Cancellation::Superseded);
+    }
+    match report.status {
+        ReportStatus::Dismissed | ReportStatus::PartnerDismissed => Some(Cancellation::Dismissed),
+        ReportStatus::Deleting => Some(Cancellation::Obsolete),
+        ReportStatus::Sent | ReportStatus::AutoRemediating | ReportStatus::Closed => {
+            (transient && item.cancel_asked).then_some(Cancellation::Requested)
+        }
+    }
+}
+
+/// T9 or, with the attempts used up, T11.
 fn attempt_failed(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &str) {
     let Some(report) = draft.report(id) else { return };
     let Some(item) = report.remediations.get(index) else { return };
-    if item.revision != report.plan_revision {
-        cancel(draft, id, index, Cancellation::Superseded);
+    if let Some(why) = ends_with_attempt(report, item, true) {
+        cancel(draft, id, index, why);
         return;
     }
     let survey_at = item.open_attempt.as_ref().map(|attempt| attempt.survey_at);
@@ -177,24 +212,29 @@ fn attempt_failed(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &st
     });
 }
 
-/// T4 back: held tasks whose forerunners have ended and whose agent answers.
-pub(super) fn release_held(draft: &mut Draft<'_>) {
-    if draft.subject.agent.as_ref().is_some_and(|agent| agent.presence == Presence::Unresponsive) {
-        return;
-    }
+/// T4 as far as it follows from the state alone: an unresponsive agent holds its tasks; otherwise those are
+/// released whose forerunners have ended.
+pub(super) fn settle_holds(draft: &mut Draft<'_>) {
+    let unresponsive = draft.subject.agent.as_ref().is_some_and(|agent| agent.presence == Presence::Unresponsive);
     for (id, index) in all_tasks(draft) {
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
-        if item.state == State::Held && !has_open_forerunner(&draft.subject, id, item) {
-            draft.move_item(id, index, State::Queued, |_| {});
+        match item.state {
+            State::Queued if unresponsive => draft.move_item(id, index, State::Held, |_| {}),
+            State::Held if !unresponsive && !has_open_forerunner(&draft.subject, id, item) => {
+                draft.move_item(id, index, State::Queued, |_| {});
+            }
+            _ => {}
         }
     }
 }
 
 /// T5 for every queued task that may run in this survey, T4 for those that have to wait for another.
 fn deliver(draft: &mut Draft<'_>, surveyed_at: Timestamp) {
+    settle_holds(draft);
     for (id, index) in all_tasks(draft) {
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let may_run = item.state == State::Queued
+            && !is_isolation(item)
             && item.approved_at.is_some_and(|approved| approved <= surveyed_at)
             && item.last_attempt_survey.is_none_or(|last| last < surveyed_at)
             && item.deliver_by.is_some_and(|by| draft.now < by);
@@ -274,49 +314,48 @@ pub(super) fn attempt_ended(mut draft: Draft<'_>, end: &AttemptEnd) -> Decision 
             draft.move_item(id, index, State::RebootPending, |item| item.reason = Some(end.code.0.clone()));
         }
         OutcomeClass::Transient => attempt_failed(&mut draft, id, index, &end.code.0),
-        OutcomeClass::Permanent => fail(&mut draft, id, index, &end.code),
+        OutcomeClass::Permanent => fail(&mut draft, id, index, &end.code.0),
     }
-    release_held(&mut draft);
     if let Some(surveyed_at) = surveyed_at {
         deliver(&mut draft, surveyed_at);
     }
     draft.finish()
 }
 
-/// T11 for a permanent outcome.
-fn fail(draft: &mut Draft<'_>, id: ReportId, index: usize, code: &OutcomeCode) {
-    let old_plan = |report: &Report| report.remediations.get(index).is_some_and(|item| item.revision != report.plan_revision);
-    if draft.report(id).is_some_and(old_plan) {
-        cancel(draft, id, index, Cancellation::Superseded);
+/// T11 for a permanent outcome, and R12.
+pub(super) fn fail(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &str) {
+    let Some(report) = draft.report(id) else { return };
+    let Some(item) = report.remediations.get(index) else { return };
+    if let Some(why) = ends_with_attempt(report, item, false) {
+        cancel(draft, id, index, why);
         return;
     }
     draft.move_item(id, index, State::Failed, |item| {
-        item.reason = Some(code.0.clone());
+        item.reason = Some(reason.into());
         item.open_attempt = None;
+        item.next_attempt_at = None;
     });
 }
 
 /// T12 for the leases and T14 for the deliveries that are due, and a played survey where no agent makes one.
-pub(super) fn timer_due(mut draft: Draft<'_>) -> Decision {
-    let due = draft.event.time;
+pub(super) fn timer_due(draft: &mut Draft<'_>, due: Timestamp) {
     // a played survey that comes late must not deliver what has expired meanwhile
     let expired_by = if plays_surveys(draft.subject.key) { draft.now } else { due };
-    for (id, index) in all_tasks(&draft) {
+    for (id, index) in all_tasks(draft) {
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let lease_passed = item.open_attempt.as_ref().is_some_and(|attempt| attempt.lease_until <= due);
         if item.state == State::Delivered && lease_passed {
-            lose_outcome(&mut draft, id, index, "lease_passed");
+            lose_outcome(draft, id, index, "lease_passed");
         }
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let waits = matches!(item.state, State::Queued | State::Held | State::RetryWait | State::OutcomeUnknown);
         if waits && item.deliver_by.is_some_and(|by| by <= expired_by) {
-            expire(&mut draft, id, index);
+            expire(draft, id, index);
         }
     }
-    release_held(&mut draft);
     if plays_surveys(draft.subject.key) {
         let played = Survey {
-            agent_id: crate::model::ids::AgentId(0),
+            agent_id: AgentId(0),
             surveyed_at: due,
             hostname: None,
             platform: None,
@@ -325,16 +364,16 @@ pub(super) fn timer_due(mut draft: Draft<'_>) -> Decision {
             footholds_present: None,
             isolated: None,
         };
-        survey_tasks(&mut draft, &played);
+        survey_tasks(draft, &played);
     }
-    draft.finish()
 }
 
-/// T14; an item of an old plan is superseded instead (R8).
+/// T14.
 fn expire(draft: &mut Draft<'_>, id: ReportId, index: usize) {
-    let old_plan = |report: &Report| report.remediations.get(index).is_some_and(|item| item.revision != report.plan_revision);
-    if draft.report(id).is_some_and(old_plan) {
-        cancel(draft, id, index, Cancellation::Superseded);
+    let Some(report) = draft.report(id) else { return };
+    let Some(item) = report.remediations.get(index) else { return };
+    if let Some(why) = ends_with_attempt(report, item, false) {
+        cancel(draft, id, index, why);
         return;
     }
     draft.move_item(id, index, State::Expired, |item| {
@@ -359,74 +398,6 @@ pub(super) fn recovered(mut draft: Draft<'_>) -> Decision {
 /// T12.
 fn lose_outcome(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &str) {
     draft.move_item(id, index, State::OutcomeUnknown, |item| item.reason = Some(reason.into()));
-}
-
-/// T20, done.
-pub(super) fn manual_completed(draft: Draft<'_>, request: &TaskRequest) -> Decision {
-    manual(draft, request, State::AwaitingHuman, State::Completed)
-}
-
-/// T20, undone.
-pub(super) fn manual_uncompleted(draft: Draft<'_>, request: &TaskRequest) -> Decision {
-    manual(draft, request, State::Completed, State::AwaitingHuman)
-}
-
-fn manual(draft: Draft<'_>, request: &TaskRequest, from: State, to: State) -> Decision {
-    let (mut draft, index) = match requested_item(draft, request.report, request.remediation, &request.actor) {
-        Ok(found) => found,
-        Err(answer) => return *answer,
-    };
-    let Some(item) = draft.report(request.report).and_then(|report| report.remediations.get(index)) else {
-        return Decision::Ignored(Ignored::Nothing);
-    };
-    if item.kind != RemediationType::Manual {
-        return draft.refuse(request.report, RefusalCode::WrongState, "only a manual step is marked by hand".into());
-    }
-    if item.state == to {
-        return Decision::Ignored(Ignored::Nothing);
-    }
-    if item.state != from {
-        let message = format!("the step is {}", item.state.as_str());
-        return draft.refuse(request.report, RefusalCode::WrongState, message);
-    }
-    draft.move_item(request.report, index, to, |item| item.reason = None);
-    draft.finish()
-}
-
-/// T16.
-pub(super) fn retry_requested(draft: Draft<'_>, request: &TaskRequest) -> Decision {
-    let (mut draft, index) = match requested_item(draft, request.report, request.remediation, &request.actor) {
-        Ok(found) => found,
-        Err(answer) => return *answer,
-    };
-    let Some(item) = draft.report(request.report).and_then(|report| report.remediations.get(index)) else {
-        return Decision::Ignored(Ignored::Nothing);
-    };
-    if !matches!(item.state, State::Failed | State::Expired | State::Cancelled(Cancellation::Requested)) {
-        let message = format!("a task that is {} is not retried by hand", item.state.as_str());
-        return draft.refuse(request.report, RefusalCode::WrongState, message);
-    }
-    let (now, asked_at) = (draft.now, draft.event.time);
-    draft.move_item(request.report, index, State::Queued, |item| queue(item, asked_at, now));
-    draft.finish()
-}
-
-/// T18.
-pub(super) fn cancel_requested(draft: Draft<'_>, request: &TaskRequest) -> Decision {
-    let (mut draft, index) = match requested_item(draft, request.report, request.remediation, &request.actor) {
-        Ok(found) => found,
-        Err(answer) => return *answer,
-    };
-    let Some(item) = draft.report(request.report).and_then(|report| report.remediations.get(index)) else {
-        return Decision::Ignored(Ignored::Nothing);
-    };
-    if !matches!(item.state, State::Queued | State::Held | State::RetryWait) {
-        let message = format!("a task that is {} cannot be cancelled", item.state.as_str());
-        return draft.refuse(request.report, RefusalCode::WrongState, message);
-    }
-    cancel(&mut draft, request.report, index, Cancellation::Requested);
-    release_held(&mut draft);
-    draft.finish()
 }
 
 /// Every task of every report of the subject, in the order in which an agent takes them.

@@ -5,16 +5,15 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
 use crate::model::agent::FirewallStatus;
-use crate::model::organization::BusinessHours;
+use crate::model::organization::{BusinessHours, OrganizationSettings};
 use crate::model::remediation::RemediationType;
 use crate::model::report::{AttackKind, Report, Severity};
-use crate::model::time::{Span, Timestamp, after};
+use crate::model::time::{Timestamp, after, minutes};
 
 use super::gate;
 use super::notice::{Finding, NextAction, PlanShape, Triage, Urgency};
-use super::policy::{CRITICAL_RESPONSE, HIGH_RESPONSE, LOW_RESPONSE_MINUTES};
 
-pub fn triage(report: &Report, isolation: Option<FirewallStatus>, hours: &BusinessHours) -> Triage {
+pub fn triage(report: &Report, isolation: Option<FirewallStatus>, settings: &OrganizationSettings) -> Triage {
     let shape = plan_shape(report);
     Triage {
         severity: report.severity,
@@ -23,7 +22,7 @@ pub fn triage(report: &Report, isolation: Option<FirewallStatus>, hours: &Busine
             Severity::High => Urgency::WithinHour,
             Severity::Low => Urgency::BusinessDay,
         },
-        respond_by: respond_by(report.severity, report.sent_at, hours),
+        respond_by: respond_by(report.severity, report.sent_at, settings),
         finding: Finding {
             attack_kind: report.attack_kind,
             subject: report.text.subject.clone(),
@@ -63,28 +62,34 @@ fn next_action(attack_kind: AttackKind, shape: PlanShape) -> NextAction {
 }
 
 /// Until when somebody has to have acted (lifecycle.md, SLA), counted from `start`.
-pub fn respond_by(severity: Severity, start: Timestamp, hours: &BusinessHours) -> Timestamp {
+pub fn respond_by(severity: Severity, start: Timestamp, settings: &OrganizationSettings) -> Timestamp {
     match severity {
-        Severity::Critical => after(start, CRITICAL_RESPONSE),
-        Severity::High => after(start, HIGH_RESPONSE),
-        Severity::Low => after_business_minutes(start, LOW_RESPONSE_MINUTES, hours),
+        Severity::Critical => after(start, minutes(i64::from(settings.sla.critical_minutes))),
+        Severity::High => after(start, minutes(i64::from(settings.sla.high_minutes))),
+        Severity::Low => after_business_minutes(start, i64::from(settings.sla.low_business_minutes), &settings.business_hours),
     }
 }
+
+const DAY_MINUTES: u16 = 24 * 60;
+/// Ten years: 168 business hours (the most that can be set) at one half-hour working day a week. Beyond it minutes are
+/// simply minutes.
+const MAX_DAYS: u32 = 3_660;
 
 /// `start` plus so many minutes of business time, in the organization's zone.
 ///
 /// Counted on the wall clock of each working day, so that a day with a daylight-saving change still opens and
 /// closes at its usual hours. An unknown zone counts as UTC (settings are checked when they are taken in).
-fn after_business_minutes(start: Timestamp, minutes: i64, hours: &BusinessHours) -> Timestamp {
+fn after_business_minutes(start: Timestamp, wanted: i64, hours: &BusinessHours) -> Timestamp {
     let zone = TimeZone::get(&hours.time_zone).unwrap_or(TimeZone::UTC);
     let at = |date: jiff::civil::Date, minute: u16| {
-        let time = Time::midnight().saturating_add(Span::from_mins(i64::from(minute)));
+        // 1440 closes with the day
+        let (date, minute) = if minute >= DAY_MINUTES { (date.tomorrow()?, minute - DAY_MINUTES) } else { (date, minute) };
+        let time = Time::midnight().saturating_add(minutes(i64::from(minute)));
         date.to_datetime(time).to_zoned_datetime(zone.clone()).map(|zoned| zoned.timestamp())
     };
-    let mut left = Span::from_mins(minutes);
+    let mut left = minutes(wanted);
     let mut date = start.to_zoned_datetime(zone.clone()).date();
-    // 8 business hours end within a fortnight for any week with one working day; the bound is for a calendar without any
-    for _ in 0..60 {
+    for _ in 0..MAX_DAYS {
         if hours.days[usize::from(date.weekday().to_monday_zero_offset().unsigned_abs())]
             && let (Ok(opens), Ok(closes)) = (at(date, hours.opens), at(date, hours.closes))
         {
@@ -100,7 +105,7 @@ fn after_business_minutes(start: Timestamp, minutes: i64, hours: &BusinessHours)
         let Ok(next) = date.tomorrow() else { break };
         date = next;
     }
-    after(start, Span::from_mins(minutes))
+    after(start, minutes(wanted))
 }
 
 #[cfg(test)]
@@ -109,7 +114,8 @@ mod tests {
 
     fn low(start: &str, zone: &str) -> String {
         let hours = BusinessHours { time_zone: zone.into(), ..BusinessHours::default() };
-        respond_by(Severity::Low, start.parse().expect("time"), &hours).to_string()
+        let settings = OrganizationSettings { business_hours: hours, ..OrganizationSettings::default() };
+        respond_by(Severity::Low, start.parse().expect("time"), &settings).to_string()
     }
 
     #[test]

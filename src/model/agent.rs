@@ -1,8 +1,10 @@
 //! The vendor's agent on a host, and what a survey tells of it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::ids::AgentId;
+use super::ids::{AgentId, ReportId};
 use super::time::Timestamp;
 
 /// Whether we hear of an agent (lifecycle.md, Agent presence).
@@ -54,6 +56,30 @@ impl FirewallStatus {
     }
 }
 
+/// Who keeps a host isolated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    Report(ReportId),
+    /// A person asked for it outside any report.
+    Manual,
+}
+
+/// The isolation of one host (lifecycle.md, Isolation).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Isolation {
+    pub holders: BTreeSet<Holder>,
+    /// While pending: when it was asked for; a survey before that does not confirm it.
+    pub pending_since: Option<Timestamp>,
+    /// While pending isolation: when it counts as failed (I4).
+    pub fails_at: Option<Timestamp>,
+    /// The failure has been said.
+    #[serde(default)]
+    pub failed: bool,
+    /// Surveys in a row that said "not isolated" (I10).
+    pub drifted_surveys: u32,
+}
+
 /// An agent as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
@@ -65,6 +91,11 @@ pub struct Agent {
     pub boot_id: Option<String>,
     pub last_survey_at: Option<Timestamp>,
     pub firewall_status: FirewallStatus,
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// When its presence is looked at again (A2, A3); surveys do not move it.
+    #[serde(default)]
+    pub presence_due: Option<Timestamp>,
     /// The `sequence` of the last event published about this agent.
     pub sequence: u64,
 }

@@ -349,6 +349,16 @@ pub struct Remediation {
     pub last_attempt_survey: Option<Timestamp>,
     pub next_attempt_at: Option<Timestamp>,
 
+    /// When it was completed; a later survey verifies that or shows the contrary (T7, T15).
+    #[serde(default)]
+    pub completed_at: Option<Timestamp>,
+    /// How often it came back after it had been completed (T15).
+    #[serde(default)]
+    pub regressions: u32,
+    /// A person asked to cancel it while an agent had it (T19).
+    #[serde(default)]
+    pub cancel_asked: bool,
+
     /// For the simulated host: one outcome per try; after its end `ok`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub simulate: Vec<OutcomeCode>,

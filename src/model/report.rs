@@ -134,6 +134,17 @@ pub struct ReportText {
     pub indicator_types: Vec<String>,
 }
 
+/// A running SLA (lifecycle.md, Report).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sla {
+    pub started_at: Timestamp,
+    pub respond_by: Timestamp,
+    /// When the next of its steps is due; none when all have been taken.
+    pub next_at: Option<Timestamp>,
+    /// Steps taken: pages of a critical report, warning and breach of a high one, breach of a low one.
+    pub step: u32,
+}
+
 /// A report as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -164,6 +175,22 @@ pub struct Report {
     pub closed_at: Option<Timestamp>,
     /// Who or what closed it: `resolved`, or the cause of the row that did.
     pub closed_by: Option<String>,
+
+    /// It could not be said that the threat is gone, only that the host is (`unverified`, R12).
+    #[serde(default)]
+    pub disposition: Option<String>,
+    /// Its host was released by force before the report was ready (I6).
+    #[serde(default)]
+    pub released_early: bool,
+    /// Closed upstream while approved tasks went on (R13).
+    #[serde(default)]
+    pub residual: bool,
+    /// It is over, and its footholds are looked for until it cannot be reopened any more (R16).
+    #[serde(default)]
+    pub watched: bool,
+    /// The SLA that is running; none once somebody has acted, while in revision, and for simulated reports.
+    #[serde(default)]
+    pub sla: Option<Sla>,
 
     /// The gate has refused a resolution since the phase was last `ready`; who asked last (resolution_unblocked).
     pub refused_resolution: Option<Actor>,

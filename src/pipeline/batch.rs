@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::broker::Token;
 use crate::machine::decision::AttemptOrder;
 use crate::model::ids::{SubjectKey, TenantId};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Batch, Row, Store, StoreError};
 
 use super::rows::OutboxRow;
 
@@ -56,6 +56,22 @@ impl<S: Store> Writes<S> {
             Some((_, value)) => Ok(value.clone()),
             None => self.store.get(key),
         }
+    }
+
+    /// Every row under a prefix, in order, as it will be.
+    pub fn scan_all(&self, prefix: &[u8]) -> Result<Vec<Row>, StoreError> {
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        pages(self.store.as_ref(), prefix, |key, value| {
+            rows.insert(key.to_vec(), value.to_vec());
+            Ok(())
+        })?;
+        for (key, (_, value)) in self.pending.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)) {
+            match value {
+                Some(value) => rows.insert(key.clone(), value.clone()),
+                None => rows.remove(key),
+            };
+        }
+        Ok(rows.into_iter().collect())
     }
 
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
@@ -112,6 +128,26 @@ impl<S: Store> Writes<S> {
             {
                 entry.remove();
             }
+        }
+    }
+}
+
+/// Every row of a store under a prefix, in order, some at a time.
+pub fn pages<S: Store>(store: &S, prefix: &[u8], mut row: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    const PAGE: usize = 1_000;
+    let mut from = Vec::new();
+    loop {
+        let page = store.scan(prefix, &from, PAGE)?;
+        for (key, value) in &page {
+            row(key, value)?;
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => {
+                from.clone_from(last);
+                // the next key in order
+                from.push(0);
+            }
+            _ => return Ok(()),
         }
     }
 }

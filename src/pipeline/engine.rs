@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Link, Settlement};
+use crate::broker::{Lane, Link, LinkState, Settlement};
 use crate::model::time::{Timestamp, system_now};
 use crate::store::{Store, StoreError};
 
@@ -31,6 +31,9 @@ use super::rows::OutboxRow;
 
 /// Confirmed rows alone are removed after this long without another reason to commit.
 const IDLE_BEFORE_REMOVAL: Duration = Duration::from_millis(50);
+
+/// Without a survey for this long on a link that is up, none was waiting.
+const NO_BACKLOG: Duration = Duration::from_secs(5);
 
 /// What the engine is connected to.
 pub(super) struct Wiring<L> {
@@ -71,6 +74,15 @@ struct Engine<S, L> {
     /// Outbox rows handed to the relay and not confirmed.
     unconfirmed: usize,
     quiesce: Vec<oneshot::Sender<()>>,
+    /// There until the surveys that were waiting at the start have been taken (A2, A3).
+    backlog: Option<Backlog>,
+}
+
+/// Surveys that may be waiting since before the start.
+struct Backlog {
+    started_at: Timestamp,
+    /// Since when the link has been up without a survey.
+    silent_since: Instant,
 }
 
 type Commit = JoinHandle<(Sealed, Result<(), StoreError>)>;
@@ -82,11 +94,15 @@ pub(super) async fn run<S: Store, L: Link>(
     recovered: Vec<(u64, OutboxRow)>,
     wiring: Wiring<L>,
 ) -> Result<(), StoreError> {
-    let mut engine = Engine { partition, wiring, events: 0, unconfirmed: 0, quiesce: Vec::new() };
+    let mut engine = Engine { partition, wiring, events: 0, unconfirmed: 0, quiesce: Vec::new(), backlog: None };
+    if !engine.partition.is_virtual() {
+        engine.backlog = Some(Backlog { started_at: system_now(), silent_since: Instant::now() });
+    }
     engine.relay(recovered).await;
     let mut commit: Option<Commit> = None;
     let mut drain_by: Option<Instant> = None;
     loop {
+        engine.watch_backlog();
         engine.let_time_pass()?;
         if commit.is_none() && engine.wants_commit(drain_by.is_some()) {
             commit = engine.seal().map(|sealed| start_commit(&store, sealed));
@@ -141,6 +157,15 @@ pub(super) async fn run<S: Store, L: Link>(
 impl<S: Store, L: Link> Engine<S, L> {
     fn take(&mut self, arrival: Arrival) -> Result<(), StoreError> {
         self.events += 1;
+        if arrival.token.lane == Lane::Surveys
+            && let Some(backlog) = &mut self.backlog
+        {
+            backlog.silent_since = Instant::now();
+            // the lane is in order: what was sent after the start has everything older before it
+            if arrival.decoded.as_ref().is_ok_and(|inbound| inbound.event.time >= backlog.started_at) {
+                self.end_backlog();
+            }
+        }
         self.partition.take_delivery(arrival.token, arrival.message, arrival.decoded)
     }
 
@@ -156,14 +181,30 @@ impl<S: Store, L: Link> Engine<S, L> {
         Ok(())
     }
 
+    fn end_backlog(&mut self) {
+        self.backlog = None;
+        self.partition.surveys_caught_up();
+    }
+
+    fn watch_backlog(&mut self) {
+        let Some(backlog) = &mut self.backlog else { return };
+        if !matches!(*self.wiring.link.state().borrow(), LinkState::Ready { .. }) {
+            backlog.silent_since = Instant::now();
+        } else if backlog.silent_since.elapsed() >= NO_BACKLOG {
+            self.end_backlog();
+        }
+    }
+
     /// When the next timer or outcome is due by the system's clock.
     fn wakes_at(&self) -> Option<Instant> {
         if self.partition.is_virtual() {
             return None;
         }
-        let wait = self.partition.next_due()?.duration_since(system_now());
+        let until = |due: Timestamp| Duration::try_from(due.duration_since(system_now())).unwrap_or(Duration::ZERO);
+        let backlog = self.backlog.is_some().then_some(NO_BACKLOG);
+        let wait = [self.partition.next_due().map(until), backlog].into_iter().flatten().min()?;
         // a far deadline is looked at again after an hour, whatever the clock has done meanwhile
-        Some(Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO).min(Duration::from_secs(3_600)))
+        Some(Instant::now() + wait.min(Duration::from_secs(3_600)))
     }
 
     fn seal(&mut self) -> Option<Sealed> {

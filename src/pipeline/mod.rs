@@ -11,12 +11,14 @@
 //! Reading order: [`partition`] (one event becomes rows), [`batch`] (what is not yet durable), [`engine`] (the
 //! loop), [`ingest`], [`relay`], [`recovery`].
 
+pub mod audit;
 pub mod batch;
 pub mod clock;
 pub mod counters;
 mod dead_letters;
 pub mod engine;
 pub mod ingest;
+mod organizations;
 pub mod outbound;
 mod parking;
 pub mod partition;

@@ -16,7 +16,7 @@ use crate::broker::{Message, Token};
 use crate::machine::decision::{Applied, AttemptOrder, Decision, Ignored, Refused};
 use crate::machine::event::{Address, AttemptEnd, Event, EventKind};
 use crate::machine::policy::Policy;
-use crate::machine::subject::Subject;
+use crate::machine::subject::{Subject, is_live};
 use crate::machine::{decide, timers};
 use crate::model::ids::{ReportId, SubjectKey, TenantId};
 use crate::model::report::Report;
@@ -24,10 +24,12 @@ use crate::model::time::{Span, Timestamp, after, hours};
 use crate::store::{Store, StoreError, keys, record};
 use crate::wire::{self, Inbound, Reason, Rejection};
 
+use super::audit;
 use super::batch::{Sealed, Writes};
 use super::clock::Clock;
 use super::counters::Counters;
 use super::dead_letters::DeadLetters;
+use super::organizations::Organizations;
 use super::parking::Parking;
 use super::rows::{self, InboxRow, OutboxRow, SubjectRow};
 
@@ -53,6 +55,7 @@ pub struct PartitionSettings {
 pub struct Partition<S> {
     pub(super) writes: Writes<S>,
     pub(super) settings: PartitionSettings,
+    pub(super) organizations: Organizations,
     subjects: LruCache<(TenantId, SubjectKey), Subject>,
     pub(super) timers: BTreeSet<(Timestamp, TenantId, SubjectKey)>,
     pub(super) parking: Parking,
@@ -72,6 +75,7 @@ enum Disposition {
     WithoutEffect(Ignored),
     Park { report: ReportId, until: Timestamp },
     Orphan { report: ReportId },
+    Invalid { detail: String },
 }
 
 impl<S: Store> Partition<S> {
@@ -79,6 +83,7 @@ impl<S: Store> Partition<S> {
         Self {
             writes: Writes::new(store),
             settings,
+            organizations: Organizations::default(),
             subjects: LruCache::new(CACHED_SUBJECTS),
             timers: BTreeSet::new(),
             parking: Parking::default(),
@@ -155,6 +160,12 @@ impl<S: Store> Partition<S> {
                 self.parking.park(&mut self.writes, tenant, report, until, message);
                 Counters::add(&self.counters.parked, 1);
             }
+            Disposition::Invalid { detail } => {
+                let rejection =
+                    Rejection { reason: Reason::Invalid, detail, id: Some(id), tenant: Some(tenant), event_type: Some(name.into()) };
+                self.dead_letter(&message, &rejection);
+                return Ok(());
+            }
             // only the end of parking makes one
             Disposition::Orphan { .. } => {}
         }
@@ -171,16 +182,23 @@ impl<S: Store> Partition<S> {
         // what was parked for a report that has just changed
         while let Some((tenant, report)) = reoffer.pop_front() {
             for (parked, row) in self.parking.take_due_for(&self.writes, tenant, report)? {
-                let Ok(inbound) = rows::decode(&row.message) else { continue };
-                match self.decide_and_apply(inbound.event, None, &mut reoffer)? {
+                let Ok(Inbound { event, key, .. }) = rows::decode(&row.message) else { continue };
+                let disposition = self.decide_and_apply(event.clone(), None, &mut reoffer)?;
+                match &disposition {
                     // still ahead: it keeps its place and its time
                     Disposition::Park { .. } | Disposition::Orphan { .. } => continue,
-                    Disposition::Applied => {}
-                    Disposition::WithoutEffect(_) => Counters::add(&self.counters.without_effect, 1),
+                    Disposition::Applied => Counters::add(&self.counters.applied, 1),
+                    Disposition::WithoutEffect(_) => {
+                        Counters::add(&self.counters.applied, 1);
+                        Counters::add(&self.counters.without_effect, 1);
+                    }
+                    Disposition::Invalid { detail } => {
+                        self.writes.remove(keys::inbox(tenant, &key));
+                        self.dead_letter(&row.message, &rejection(&event, Reason::Invalid, detail.clone()));
+                    }
                 }
                 self.parking.remove(&mut self.writes, parked);
                 Counters::take(&self.counters.parked, 1);
-                Counters::add(&self.counters.applied, 1);
             }
         }
         Ok(disposition)
@@ -192,12 +210,23 @@ impl<S: Store> Partition<S> {
         given: Option<SubjectKey>,
         reoffer: &mut VecDeque<(TenantId, ReportId)>,
     ) -> Result<Disposition, StoreError> {
-        let tenant = event.tenant;
+        let (tenant, now) = (event.tenant, self.settings.clock.now());
+        let (deleted, policy) = self.policy(tenant)?;
+        if deleted {
+            // R17
+            return Ok(Disposition::WithoutEffect(Ignored::NotOpen));
+        }
+        if event.kind.address() == Address::Organization {
+            let applied = self.decide_organization(&event)?;
+            return Ok(if applied { Disposition::Applied } else { Disposition::WithoutEffect(Ignored::Older) });
+        }
         let subject = self.addressed(&event, given)?;
         if let EventKind::Surveyed(survey) = &mut event.kind {
             simulated::observe(&subject, survey);
         }
-        match decide(&subject, &event, self.settings.clock.now(), &self.settings.policy) {
+        let decision = decide(&subject, &event, now, &policy);
+        audit::write(&mut self.writes, &event, now, &subject, &decision);
+        match decision {
             Decision::Applied(applied) => {
                 match applied.refused {
                     Some(Refused::Request(_)) => Counters::add(&self.counters.refused, 1),
@@ -205,12 +234,21 @@ impl<S: Store> Partition<S> {
                     None => {}
                 }
                 reoffer.extend(applied.unpark.iter().map(|report| (tenant, *report)));
-                self.apply(&subject, *applied);
+                if applied.created {
+                    self.count_report(tenant, event.time)?;
+                }
+                self.apply(&subject, *applied)?;
                 Ok(Disposition::Applied)
             }
             Decision::Ignored(why) => Ok(Disposition::WithoutEffect(why)),
             Decision::Park { report, until } => Ok(Disposition::Park { report, until }),
             Decision::Orphan { report } => Ok(Disposition::Orphan { report }),
+            Decision::Invalid { detail } => Ok(Disposition::Invalid { detail }),
+            Decision::UnknownAgent { agent } => {
+                self.refuse_unknown_agent(&event, agent)?;
+                Counters::add(&self.counters.refused, 1);
+                Ok(Disposition::Applied)
+            }
         }
     }
 
@@ -221,7 +259,7 @@ impl<S: Store> Partition<S> {
             Address::Report(report) => (Some(report), SubjectKey::Report(report)),
             Address::NewReport { report, subject } => (Some(report), subject),
             Address::Subject(key) => (None, key),
-            Address::Given => (None, given.unwrap_or(SubjectKey::Report(ReportId(0)))),
+            Address::Given | Address::Organization => (None, given.unwrap_or(SubjectKey::Report(ReportId(0)))),
         };
         let Some(id) = report else {
             return self.subject(tenant, fallback);
@@ -235,7 +273,7 @@ impl<S: Store> Partition<S> {
         Ok(subject)
     }
 
-    fn subject(&mut self, tenant: TenantId, key: SubjectKey) -> Result<Subject, StoreError> {
+    pub(super) fn subject(&mut self, tenant: TenantId, key: SubjectKey) -> Result<Subject, StoreError> {
         if let Some(subject) = self.subjects.get(&(tenant, key)) {
             return Ok(subject.clone());
         }
@@ -262,7 +300,7 @@ impl<S: Store> Partition<S> {
     }
 
     /// Turns a decision into rows and followers of the batch being built.
-    fn apply(&mut self, before: &Subject, applied: Applied) {
+    pub(super) fn apply(&mut self, before: &Subject, applied: Applied) -> Result<(), StoreError> {
         let Applied { mut subject, agent_changed, reports_changed, notices, attempts, .. } = applied;
         let (tenant, key) = (subject.tenant, subject.key);
         for id in &reports_changed {
@@ -271,7 +309,7 @@ impl<S: Store> Partition<S> {
             }
         }
         let due = (timers::next_due(before), timers::next_due(&subject));
-        let in_field = (has_open_attempts(before), has_open_attempts(&subject));
+        let in_field = (before.has_open_attempts(), subject.has_open_attempts());
         subject.reports.retain(|_, report| is_live(report));
         if agent_changed
             || !before.reports.values().filter(|report| is_live(report)).map(|report| report.id).eq(subject.reports.keys().copied())
@@ -286,12 +324,16 @@ impl<S: Store> Partition<S> {
             (true, true) | (false, false) => {}
         }
         for notice in &notices {
-            let outbound = wire::encode(tenant, notice);
-            self.publish(super::outbound::row(outbound, &self.settings.status_exchange));
+            self.publish_event(wire::encode(tenant, notice));
         }
         Counters::add(&self.counters.attempts, attempts.len() as u64);
         self.writes.followers.attempts.extend(attempts.into_iter().map(|order| (tenant, key, order)));
         self.subjects.put((tenant, key), subject);
+        Ok(())
+    }
+
+    pub(super) fn publish_event(&mut self, outbound: wire::Outbound) {
+        self.publish(super::outbound::row(outbound, &self.settings.status_exchange));
     }
 
     fn move_timer(&mut self, tenant: TenantId, key: SubjectKey, from: Option<Timestamp>, to: Option<Timestamp>) {
@@ -400,6 +442,10 @@ impl<S: Store> Partition<S> {
                 let detail = format!("nothing that it applies to became known about report {report} in time");
                 self.dead_letter(&row.message, &rejection(&inner, Reason::Orphan, detail));
             }
+            Disposition::Invalid { detail } => {
+                self.writes.remove(keys::inbox(inner.tenant, &key));
+                self.dead_letter(&row.message, &rejection(&inner, Reason::Invalid, detail));
+            }
             Disposition::Applied => Counters::add(&self.counters.applied, 1),
             Disposition::WithoutEffect(_) => {
                 Counters::add(&self.counters.applied, 1);
@@ -488,18 +534,4 @@ fn rejection(event: &Event, reason: Reason, detail: String) -> Rejection {
 
 fn day_of(at: Timestamp) -> u32 {
     u32::try_from(at.as_second().max(0) / 86_400).unwrap_or(u32::MAX)
-}
-
-/// A survey or a timer may still touch it.
-fn is_live(report: &Report) -> bool {
-    use crate::model::remediation::State;
-    report.status.is_open()
-        || report.remediations.iter().any(|item| {
-            item.kind.is_task() && (item.state.is_in_the_field() || matches!(item.state, State::Queued | State::Held | State::RetryWait))
-        })
-}
-
-fn has_open_attempts(subject: &Subject) -> bool {
-    use crate::model::remediation::State;
-    subject.reports.values().any(|report| report.remediations.iter().any(|item| item.state == State::Delivered))
 }

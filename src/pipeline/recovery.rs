@@ -6,14 +6,11 @@ use std::sync::Arc;
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError, keys, record};
 
-use super::batch::Writes;
+use super::batch::pages;
 use super::clock::Clock;
 use super::counters::Counters;
 use super::partition::{Partition, PartitionSettings};
 use super::rows::{OutboxRow, ParkedRow};
-
-/// Rows read at a time.
-const PAGE: usize = 1_000;
 
 /// What recovery gives: the partition, and the outbox rows that no confirm is known for, in order.
 type Recovered<S> = (Partition<S>, Vec<(u64, OutboxRow)>);
@@ -30,7 +27,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     let unreadable = |key: &[u8]| StoreError::Record { key: String::from_utf8_lossy(key).into_owned(), what: "not a key of ours".into() };
 
     let mut outbox = Vec::new();
-    each(&partition.writes, keys::OUTBOX, |key, value| {
+    pages(partition.writes.store(), keys::OUTBOX, |key, value| {
         let number = keys::outbox_number(key).ok_or_else(|| unreadable(key))?;
         outbox.push((number, OutboxRow::decode(key, value)?));
         Ok(())
@@ -38,14 +35,14 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     partition.next_outbox = outbox.last().map_or(0, |(number, _)| number + 1);
 
     let mut timers = Vec::new();
-    each(&partition.writes, keys::TIMERS, |key, _| {
+    pages(partition.writes.store(), keys::TIMERS, |key, _| {
         timers.push(keys::timer_parts(key).ok_or_else(|| unreadable(key))?);
         Ok(())
     })?;
     partition.timers.extend(timers);
 
     let mut parked = Vec::new();
-    each(&partition.writes, keys::PARKED, |key, value| {
+    pages(partition.writes.store(), keys::PARKED, |key, value| {
         let (tenant, report, number) = keys::parked_parts(key).ok_or_else(|| unreadable(key))?;
         parked.push((ParkedRow::decode(key, value)?.until, tenant, report, number));
         Ok(())
@@ -59,7 +56,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     Counters::add(&partition.counters.events_in, waiting);
 
     let mut dead_letters = Vec::new();
-    each(&partition.writes, keys::DEAD_LETTERS, |key, _| {
+    pages(partition.writes.store(), keys::DEAD_LETTERS, |key, _| {
         dead_letters.push(keys::dead_letter_parts(key).ok_or_else(|| unreadable(key))?);
         Ok(())
     })?;
@@ -68,7 +65,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     }
 
     let mut open_attempts = Vec::new();
-    each(&partition.writes, keys::OPEN_ATTEMPTS, |key, _| {
+    pages(partition.writes.store(), keys::OPEN_ATTEMPTS, |key, _| {
         open_attempts.push(keys::open_attempts_parts(key).ok_or_else(|| unreadable(key))?);
         Ok(())
     })?;
@@ -76,27 +73,4 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
         partition.raise_recovered(tenant, subject);
     }
     Ok((partition, outbox))
-}
-
-/// Every row under a prefix, in order.
-fn each<S: Store>(
-    writes: &Writes<S>,
-    prefix: &[u8],
-    mut row: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let mut from = Vec::new();
-    loop {
-        let page = writes.store().scan(prefix, &from, PAGE)?;
-        for (key, value) in &page {
-            row(key, value)?;
-        }
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => {
-                from.clone_from(last);
-                // the next key in order
-                from.push(0);
-            }
-            _ => return Ok(()),
-        }
-    }
 }

@@ -11,6 +11,8 @@
 //! | `t/<due>/<tenant>/<subject>` | a subject's timer |
 //! | `x/<tenant>/<subject>` | the subject has attempts in the field |
 //! | `p/<tenant>/<report>/<n>` | a parked event |
+//! | `g/<tenant>` | an organization: its settings, its funnel |
+//! | `a/<tenant>/<time>/<n>` | audit: a decision of a person or a policy |
 //! | `d/<tenant>/<n>` | a dead letter (`-` where no tenant could be read) |
 //! | `m/<name>` | the partition itself: its clock |
 
@@ -25,6 +27,8 @@ pub const DEAD_LETTERS: &[u8] = b"d/";
 pub const REPORTS: &[u8] = b"r/";
 pub const SUBJECTS: &[u8] = b"s/";
 pub const INBOX: &[u8] = b"i/";
+pub const ORGANIZATIONS: &[u8] = b"g/";
+pub const AUDIT: &[u8] = b"a/";
 pub const CLOCK: &[u8] = b"m/clock";
 
 pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
@@ -33,6 +37,29 @@ pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
 
 pub fn report(tenant: TenantId, report: ReportId) -> Vec<u8> {
     format!("r/{tenant}/{report}").into_bytes()
+}
+
+pub fn organization(tenant: TenantId) -> Vec<u8> {
+    format!("g/{tenant}").into_bytes()
+}
+
+/// The subjects of one tenant.
+pub fn subjects_of(tenant: TenantId) -> Vec<u8> {
+    format!("s/{tenant}/").into_bytes()
+}
+
+/// The subject in a subject key.
+pub fn subject_of(key: &[u8]) -> Option<SubjectKey> {
+    tenant_and_subject(std::str::from_utf8(key.strip_prefix(SUBJECTS)?).ok()?).map(|(_, subject)| subject)
+}
+
+pub fn audit_of(tenant: TenantId) -> Vec<u8> {
+    format!("a/{tenant}/").into_bytes()
+}
+
+/// `n` tells decisions of one millisecond apart.
+pub fn audit(tenant: TenantId, at: Timestamp, n: u64) -> Vec<u8> {
+    format!("a/{tenant}/{:016x}/{n:016x}", at.as_millisecond().max(0)).into_bytes()
 }
 
 pub fn reports_of(tenant: TenantId) -> Vec<u8> {

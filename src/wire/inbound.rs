@@ -5,11 +5,12 @@
 //!
 //! Adding a type: give it a variant in [`EventKind`], then replace its arm in [`kind`]. Nothing else knows.
 
+mod agents;
 mod fields;
+mod organization;
 mod plan;
 mod reports;
 mod requests;
-mod surveys;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -116,28 +117,28 @@ fn kind(inbound_type: InboundType, data: Value, envelope: &Envelope) -> Result<E
         InboundType::ReportRevised => reports::revised(data),
         InboundType::ReportUpdated => reports::updated(data, envelope),
         InboundType::CommentAdded => reports::comment_added(data),
+        InboundType::ReportDismissed => reports::dismissed(data),
+        InboundType::ReportClosed => reports::closed(data, envelope),
         InboundType::Approved => requests::approved(data),
         InboundType::Rejected => requests::rejected(data),
         InboundType::ManualCompleted => Ok(EventKind::ManualCompleted(requests::about_task(data)?)),
         InboundType::ManualUncompleted => Ok(EventKind::ManualUncompleted(requests::about_task(data)?)),
         InboundType::RetryRequested => Ok(EventKind::RetryRequested(requests::about_task(data)?)),
         InboundType::CancelRequested => Ok(EventKind::CancelRequested(requests::about_task(data)?)),
+        InboundType::Waived => Ok(EventKind::Waived(requests::about_task(data)?)),
         InboundType::ResolutionRequested => Ok(EventKind::ResolutionRequested(requests::about_report(data)?)),
-        InboundType::Surveyed => surveys::surveyed(data),
+        InboundType::DismissalRequested => Ok(EventKind::DismissalRequested(requests::about_report(data)?)),
+        InboundType::ReopenRequested => Ok(EventKind::ReopenRequested(requests::about_report(data)?)),
+        InboundType::SupportRequested => requests::support_requested(data),
+        InboundType::Surveyed => agents::surveyed(data),
+        InboundType::IsolationRequested => Ok(EventKind::IsolationRequested(requests::about_agent(data)?)),
+        InboundType::ReleaseRequested => Ok(EventKind::ReleaseRequested(requests::about_agent(data)?)),
+        InboundType::AgentRemoved => agents::removed(data),
+        InboundType::OrganizationUpdated => organization::updated(data),
+        InboundType::OrganizationDeleted => organization::deleted(data),
+        InboundType::FunnelCounted => organization::counted(data),
         // outcomes come from our own executor; taking them from outside is for real agents
-        InboundType::Attempted
-        | InboundType::ReportDismissed
-        | InboundType::ReportClosed
-        | InboundType::Waived
-        | InboundType::DismissalRequested
-        | InboundType::ReopenRequested
-        | InboundType::SupportRequested
-        | InboundType::IsolationRequested
-        | InboundType::ReleaseRequested
-        | InboundType::AgentRemoved
-        | InboundType::OrganizationUpdated
-        | InboundType::OrganizationDeleted
-        | InboundType::FunnelCounted => {
+        InboundType::Attempted => {
             Err(Fault::new(Reason::UnsupportedType, format!("type: {} is not applied by this version yet", inbound_type.as_str())))
         }
     }

@@ -1,5 +1,5 @@
 //! Every bound of the wire, and the argument for its number. Nothing but constants; a bound that is not
-//! here does not exist. What is over one is dead-lettered `too_large` (depth: `malformed`).
+//! here does not exist. What is over one is dead-lettered `too_large` (depth: `malformed`; integers: `invalid`).
 
 /// A message's body. Spec: 256 KiB; a full plan with a 64 KiB text fits several times.
 pub const MESSAGE_BYTES: usize = 256 * 1024;
@@ -39,8 +39,15 @@ pub const SIMULATED_TRIES: usize = 100;
 /// One code of `simulate`; the longest known has 18.
 pub const OUTCOME_CODE_BYTES: usize = 64;
 
-/// Ids, revisions and both halves of `tenantid`: what every JSON reader can hold exactly (2^53).
+/// Ids, revisions, counts and both halves of `tenantid`: what every JSON reader can hold exactly (2^53).
 pub const ID: u64 = 1 << 53;
+
+/// Days of silence until an agent is unresponsive. Spec: 2 to 90; a laptop that is off for a day is nothing.
+pub const UNRESPONSIVE_DAYS_LEAST: u16 = 2;
+pub const UNRESPONSIVE_DAYS_MOST: u16 = 90;
+
+/// A response time: from a minute, the unit, to a week (60 x 24 x 7); beyond that nobody is waiting.
+pub const SLA_MINUTES: u16 = 10_080;
 
 /// A rejection's detail: it becomes a header of the dead letter, next to others in one frame.
 pub const DETAIL_BYTES: usize = 512;

@@ -10,9 +10,10 @@ use std::fmt::Display;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::machine::notice::{About, Blocker, Body, Counts, Finding, Notice, RemediationChange, Triage};
-use crate::model::actor::Actor;
+use crate::machine::notice::{About, Author, Blocker, Body, Counts, Finding, Notice, RemediationChange, Triage};
+use crate::model::agent::Holder;
 use crate::model::ids::{AgentId, RemediationId, ReportId, TenantId};
+use crate::model::organization::FunnelMonth;
 use crate::model::remediation::{State, Status};
 use crate::model::report::Foothold;
 use crate::model::time::Timestamp;
@@ -41,6 +42,7 @@ pub fn encode(tenant: TenantId, notice: &Notice) -> Outbound {
     let subject = match notice.about {
         About::Report { report, .. } => format!("incident_reports/{report}"),
         About::Agent(agent) => format!("agents/{agent}"),
+        About::Organization => "organization".to_owned(),
     };
     let message_id = format!("{tenantid}:{subject}:{}", notice.sequence);
     let event = Event {
@@ -115,6 +117,7 @@ struct Data<'a> {
 enum AboutFields {
     Report { incident_report_id: ReportId, agent_id: Option<AgentId> },
     Agent { agent_id: AgentId },
+    Organization {},
 }
 
 #[derive(Serialize)]
@@ -128,6 +131,7 @@ enum BodyFields<'a> {
         cause: &'static str,
         actor: Option<ActorFields<'a>>,
         counts: CountsFields,
+        residual: Option<u32>,
     },
     PhaseChanged {
         from: &'static str,
@@ -136,12 +140,42 @@ enum BodyFields<'a> {
     ResolutionRefused {
         blockers: Vec<BlockerFields<'a>>,
     },
-    ResolutionUnblocked {},
+    Reopened {
+        cause: &'static str,
+        remediation_id: Option<RemediationId>,
+    },
+    /// The event is all there is to say.
+    Bare {},
     PassedOn(Map<String, Value>),
     RemediationStatusChanged(ChangeFields<'a>),
+    RemediationVerified {
+        remediation_id: RemediationId,
+        plan_revision: u64,
+    },
     AgentStatusChanged {
         from: Option<&'static str>,
         to: &'static str,
+    },
+    IsolationChanged {
+        from: &'static str,
+        to: &'static str,
+        holders: Vec<HolderField>,
+        reason: Option<&'a str>,
+        actor: Option<ActorFields<'a>>,
+    },
+    IsolationDrifted {
+        holders: Vec<HolderField>,
+    },
+    Sla {
+        severity: &'static str,
+        respond_by: Shown<Timestamp>,
+    },
+    FunnelUpdated {
+        period: &'a str,
+        events_analysed: u64,
+        signals: u64,
+        signals_investigated: u64,
+        incidents_reported: u64,
     },
     Paged {
         reason: &'static str,
@@ -159,6 +193,7 @@ fn data(notice: &Notice) -> Data<'_> {
     let about = match notice.about {
         About::Report { report, agent } => AboutFields::Report { incident_report_id: report, agent_id: agent },
         About::Agent(agent) => AboutFields::Agent { agent_id: agent },
+        About::Organization => AboutFields::Organization {},
     };
     Data { about, body: body(&notice.body), fired_at: notice.fired_at.map(Shown) }
 }
@@ -166,21 +201,43 @@ fn data(notice: &Notice) -> Data<'_> {
 fn body(body: &Body) -> BodyFields<'_> {
     match body {
         Body::Triaged(triage) => BodyFields::Triaged(triage_fields(triage)),
-        Body::StatusChanged { from, to, phase, cause, actor, counts } => BodyFields::StatusChanged {
+        Body::StatusChanged { from, to, phase, cause, actor, counts, residual } => BodyFields::StatusChanged {
             from: from.map(|status| status.as_str()),
             to: to.as_str(),
             phase: phase.map(|phase| phase.as_str()),
             cause,
             actor: actor.as_ref().map(actor_fields),
             counts: counts_fields(*counts),
+            residual: *residual,
         },
         Body::PhaseChanged { from, to } => BodyFields::PhaseChanged { from: from.as_str(), to: to.as_str() },
         Body::ResolutionRefused { blockers } => BodyFields::ResolutionRefused { blockers: blockers.iter().map(blocker_fields).collect() },
-        Body::ResolutionUnblocked => BodyFields::ResolutionUnblocked {},
-        Body::Updated(payload) | Body::CommentAdded(payload) => BodyFields::PassedOn(passed_on(&payload.0)),
+        Body::Reopened { cause, remediation_id } => BodyFields::Reopened { cause: cause.as_str(), remediation_id: *remediation_id },
+        Body::ResolutionUnblocked | Body::ResidualCleared => BodyFields::Bare {},
+        Body::Updated(payload) | Body::CommentAdded(payload) | Body::SocSupportRequested(payload) => {
+            BodyFields::PassedOn(passed_on(&payload.0))
+        }
         Body::RemediationStatusChanged(change) => BodyFields::RemediationStatusChanged(change_fields(change)),
+        Body::RemediationVerified { remediation_id, plan_revision } => {
+            BodyFields::RemediationVerified { remediation_id: *remediation_id, plan_revision: *plan_revision }
+        }
         Body::AgentStatusChanged { from, to } => {
             BodyFields::AgentStatusChanged { from: from.map(|presence| presence.as_str()), to: to.as_str() }
+        }
+        Body::IsolationChanged { from, to, holders, reason, actor } => BodyFields::IsolationChanged {
+            from: from.as_str(),
+            to: to.as_str(),
+            holders: holder_fields(holders),
+            reason: reason.as_deref(),
+            actor: actor.as_ref().map(actor_fields),
+        },
+        Body::IsolationDrifted { holders } => BodyFields::IsolationDrifted { holders: holder_fields(holders) },
+        Body::SlaWarning { severity, respond_by } | Body::SlaBreached { severity, respond_by } => {
+            BodyFields::Sla { severity: severity.as_str(), respond_by: Shown(*respond_by) }
+        }
+        Body::FunnelUpdated { period, month } => {
+            let FunnelMonth { events_analysed, signals, signals_investigated, incidents_reported } = *month;
+            BodyFields::FunnelUpdated { period, events_analysed, signals, signals_investigated, incidents_reported }
         }
         Body::Paged { reason, severity, respond_by } => {
             BodyFields::Paged { reason: reason.as_str(), severity: severity.as_str(), respond_by: Shown(*respond_by) }
@@ -263,16 +320,40 @@ fn foothold_fields(foothold: &Foothold) -> FootholdFields<'_> {
     }
 }
 
+/// Whoever it is, the same shape: a reader that knows people needs no second form for what no person did.
 #[derive(Serialize)]
 struct ActorFields<'a> {
-    id: u64,
+    id: Option<u64>,
     name: Option<&'a str>,
     email: Option<&'a str>,
     role: &'static str,
 }
 
-fn actor_fields(actor: &Actor) -> ActorFields<'_> {
-    ActorFields { id: actor.id, name: actor.name.as_deref(), email: actor.email.as_deref(), role: actor.role.as_str() }
+fn actor_fields(author: &Author) -> ActorFields<'_> {
+    let nobody = |name| ActorFields { id: None, name: Some(name), email: None, role: name };
+    match author {
+        Author::Person(actor) => {
+            ActorFields { id: Some(actor.id), name: actor.name.as_deref(), email: actor.email.as_deref(), role: actor.role.as_str() }
+        }
+        Author::Policy => nobody("policy"),
+        Author::Soc => nobody("soc"),
+    }
+}
+
+/// A report by its id, or `"manual"`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HolderField {
+    Report(ReportId),
+    Manual(&'static str),
+}
+
+fn holder_fields(holders: &[Holder]) -> Vec<HolderField> {
+    let field = |holder: &Holder| match holder {
+        Holder::Report(report) => HolderField::Report(*report),
+        Holder::Manual => HolderField::Manual("manual"),
+    };
+    holders.iter().map(field).collect()
 }
 
 #[derive(Serialize)]
@@ -335,6 +416,7 @@ struct ChangeFields<'a> {
     to: &'static str,
     status: &'static str,
     verified: bool,
+    waived: bool,
     attempt: u32,
     max_attempts: u32,
     tries: u32,
@@ -354,6 +436,7 @@ fn change_fields(change: &RemediationChange) -> ChangeFields<'_> {
         to: change.to.as_str(),
         status: status(change.to.status()),
         verified: change.verified,
+        waived: change.waived,
         attempt: change.attempt,
         max_attempts: change.max_attempts,
         tries: change.tries,

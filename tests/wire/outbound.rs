@@ -3,8 +3,9 @@
 use remedyd::machine::event::Payload;
 use remedyd::machine::notice::*;
 use remedyd::model::actor::{Actor, Role};
-use remedyd::model::agent::{FirewallStatus, Presence};
+use remedyd::model::agent::{FirewallStatus, Holder, Presence};
 use remedyd::model::ids::{AgentId, RemediationId, ReportId, TenantId};
+use remedyd::model::organization::FunnelMonth;
 use remedyd::model::remediation::{ActionName, Cancellation, RemediationType, State};
 use remedyd::model::report::{AttackKind, Foothold, Phase, ReportStatus, Severity};
 use remedyd::model::time::Timestamp;
@@ -23,6 +24,10 @@ fn notice(about: About, body: Body) -> Notice {
 
 fn text(outbound: &Outbound) -> &str {
     std::str::from_utf8(&outbound.body).unwrap()
+}
+
+fn person() -> Author {
+    Author::Person(Actor { id: 31, name: Some("Security engineer on duty".into()), email: None, role: Role::SecurityEngineer })
 }
 
 /// The whole event is checked by the first tests; the others show `data`.
@@ -84,6 +89,22 @@ fn the_whole_event_about_an_agent_of_a_late_timer_in_a_trace() {
 }
 
 #[test]
+fn the_whole_event_about_an_organization() {
+    let month = FunnelMonth { events_analysed: 1_200_000, signals: 340, signals_investigated: 41, incidents_reported: 3 };
+    let outbound = encode(TENANT, &notice(About::Organization, Body::FunnelUpdated { period: "2026-11".into(), month }));
+    assert_eq!(
+        text(&outbound),
+        concat!(
+            r#"{"specversion":"1.0","id":"5.4:organization:7","source":"remedyd","type":"funnel.updated","#,
+            r#""subject":"organization","time":"2026-11-23T09:05:00.25Z","datacontenttype":"application/json","#,
+            r#""tenantid":"5.4","schemaversion":"1","sequence":"7","causationid":"p-3","data":{"period":"2026-11","#,
+            r#""events_analysed":1200000,"signals":340,"signals_investigated":41,"incidents_reported":3}}"#,
+        )
+    );
+    assert_eq!((outbound.message_id.as_str(), outbound.routing_key.as_str()), ("5.4:organization:7", "funnel.updated.5.4"));
+}
+
+#[test]
 fn triaged() {
     let triage = Triage {
         severity: Severity::High,
@@ -133,11 +154,12 @@ fn status_changed_at_creation_and_at_the_end() {
             cause: "created",
             actor: None,
             counts: Counts::default(),
+            residual: None,
         },
         concat!(
             r#"{"incident_report_id":1004,"agent_id":null,"from":null,"to":"sent","phase":"ready","#,
             r#""cause":"created","actor":null,"counts":{"unapproved":0,"open":0,"completed":0,"failed":0,"#,
-            r#""cancelled":0,"footholds_remaining":0}}"#,
+            r#""cancelled":0,"footholds_remaining":0},"residual":null}"#,
         ),
     );
     check(
@@ -147,16 +169,67 @@ fn status_changed_at_creation_and_at_the_end() {
             to: ReportStatus::Closed,
             phase: None,
             cause: "resolved",
-            actor: Some(Actor { id: 31, name: Some("Security engineer on duty".into()), email: None, role: Role::SecurityEngineer }),
+            actor: Some(person()),
             counts: Counts { unapproved: 1, open: 2, completed: 3, failed: 4, cancelled: 5, footholds_remaining: 6 },
+            residual: Some(2),
         },
         concat!(
             r#"{"incident_report_id":1001,"agent_id":12,"from":"sent","to":"closed","phase":null,"#,
             r#""cause":"resolved","actor":{"id":31,"name":"Security engineer on duty","email":null,"#,
             r#""role":"security_engineer"},"counts":{"unapproved":1,"open":2,"completed":3,"failed":4,"#,
-            r#""cancelled":5,"footholds_remaining":6}}"#,
+            r#""cancelled":5,"footholds_remaining":6},"residual":2}"#,
         ),
     );
+}
+
+#[test]
+fn what_no_person_did_has_an_actor_of_the_same_shape() {
+    for (author, actor) in [
+        (person(), r#"{"id":31,"name":"Security engineer on duty","email":null,"role":"security_engineer"}"#),
+        (Author::Policy, r#"{"id":null,"name":"policy","email":null,"role":"policy"}"#),
+        (Author::Soc, r#"{"id":null,"name":"soc","email":null,"role":"soc"}"#),
+    ] {
+        check(
+            REPORT,
+            Body::StatusChanged {
+                from: Some(ReportStatus::AutoRemediating),
+                to: ReportStatus::Dismissed,
+                phase: None,
+                cause: "dismissed",
+                actor: Some(author),
+                counts: Counts::default(),
+                residual: None,
+            },
+            &format!(
+                concat!(
+                    r#"{{"incident_report_id":1001,"agent_id":12,"from":"auto_remediating","to":"dismissed","phase":null,"#,
+                    r#""cause":"dismissed","actor":{actor},"counts":{{"unapproved":0,"open":0,"completed":0,"failed":0,"#,
+                    r#""cancelled":0,"footholds_remaining":0}},"residual":null}}"#,
+                ),
+                actor = actor,
+            ),
+        );
+    }
+}
+
+#[test]
+fn reopened() {
+    for (cause, word, remediation_id, shown) in [
+        (ReopenCause::Requested, "requested", None, "null"),
+        (ReopenCause::FootholdReturned, "foothold_returned", Some(RemediationId(2)), "2"),
+        (ReopenCause::ResidualFailed, "residual_failed", Some(RemediationId(1)), "1"),
+    ] {
+        check(
+            REPORT,
+            Body::Reopened { cause, remediation_id },
+            &format!(r#"{{"incident_report_id":1001,"agent_id":12,"cause":"{word}","remediation_id":{shown}}}"#),
+        );
+    }
+}
+
+#[test]
+fn residual_cleared() {
+    check(REPORT, Body::ResidualCleared, r#"{"incident_report_id":1001,"agent_id":12}"#);
 }
 
 #[test]
@@ -216,6 +289,17 @@ fn passed_on_without_saying_anything_twice() {
         Body::CommentAdded(Payload(r#"{"comment":"We are watching.","incident_report_id":1001}"#.into())),
         r#"{"incident_report_id":1001,"agent_id":12,"comment":"We are watching."}"#,
     );
+    check(
+        REPORT,
+        Body::SocSupportRequested(Payload(
+            r#"{"actor":{"id":31,"role":"admin"},"channel":"callback","comment":"tonight?","incident_report_id":1001,"reason":"other"}"#
+                .into(),
+        )),
+        concat!(
+            r#"{"incident_report_id":1001,"agent_id":12,"actor":{"id":31,"role":"admin"},"channel":"callback","#,
+            r#""comment":"tonight?","reason":"other"}"#,
+        ),
+    );
 }
 
 #[test]
@@ -227,6 +311,7 @@ fn remediation_status_changed() {
         from: Some(State::Queued),
         to: State::Delivered,
         verified: false,
+        waived: false,
         attempt: 1,
         max_attempts: 5,
         tries: 0,
@@ -242,7 +327,7 @@ fn remediation_status_changed() {
         concat!(
             r#"{"incident_report_id":1001,"agent_id":12,"remediation_id":2,"type":"assisted","#,
             r#""action":"Quarantine File","from":"queued","to":"delivered","status":"approved","#,
-            r#""verified":false,"attempt":1,"max_attempts":5,"tries":0,"reason":null,"#,
+            r#""verified":false,"waived":false,"attempt":1,"max_attempts":5,"tries":0,"reason":null,"#,
             r#""next_attempt_at":null,"deliver_by":"2026-11-30T09:04:00Z","plan_revision":1,"#,
             r#""attempt_id":"5.4/1001/1/2/g1/a1"}"#,
         ),
@@ -262,11 +347,98 @@ fn remediation_status_changed() {
         concat!(
             r#"{"incident_report_id":1001,"agent_id":12,"remediation_id":2,"type":"assisted","#,
             r#""action":"Quarantine File","from":null,"to":"cancelled","status":"cancelled","#,
-            r#""verified":false,"attempt":1,"max_attempts":5,"tries":0,"reason":"superseded","#,
+            r#""verified":false,"waived":false,"attempt":1,"max_attempts":5,"tries":0,"reason":"superseded","#,
             r#""next_attempt_at":"2026-11-23T09:18:00Z","deliver_by":"2026-11-30T09:04:00Z","#,
             r#""plan_revision":1,"attempt_id":null}"#,
         ),
     );
+}
+
+#[test]
+fn remediation_waived() {
+    let waived = RemediationChange {
+        remediation_id: RemediationId(2),
+        kind: RemediationType::Assisted,
+        action: ActionName::new("Quarantine File"),
+        from: Some(State::Failed),
+        to: State::Failed,
+        verified: false,
+        waived: true,
+        attempt: 5,
+        max_attempts: 5,
+        tries: 15,
+        reason: Some("file_in_use".into()),
+        next_attempt_at: None,
+        deliver_by: None,
+        plan_revision: 1,
+        attempt_id: None,
+    };
+    check(
+        REPORT,
+        Body::RemediationStatusChanged(Box::new(waived)),
+        concat!(
+            r#"{"incident_report_id":1001,"agent_id":12,"remediation_id":2,"type":"assisted","#,
+            r#""action":"Quarantine File","from":"failed","to":"failed","status":"failed","#,
+            r#""verified":false,"waived":true,"attempt":5,"max_attempts":5,"tries":15,"reason":"file_in_use","#,
+            r#""next_attempt_at":null,"deliver_by":null,"plan_revision":1,"attempt_id":null}"#,
+        ),
+    );
+}
+
+#[test]
+fn remediation_verified() {
+    check(
+        REPORT,
+        Body::RemediationVerified { remediation_id: RemediationId(2), plan_revision: 1 },
+        r#"{"incident_report_id":1001,"agent_id":12,"remediation_id":2,"plan_revision":1}"#,
+    );
+}
+
+#[test]
+fn isolation_changed() {
+    check(
+        About::Agent(AgentId(12)),
+        Body::IsolationChanged {
+            from: FirewallStatus::Enabled,
+            to: FirewallStatus::PendingIsolation,
+            holders: vec![Holder::Report(ReportId(1001)), Holder::Report(ReportId(1003)), Holder::Manual],
+            reason: Some("stolen from a car".into()),
+            actor: Some(person()),
+        },
+        concat!(
+            r#"{"agent_id":12,"from":"Enabled","to":"Pending Isolation","holders":[1001,1003,"manual"],"#,
+            r#""reason":"stolen from a car","actor":{"id":31,"name":"Security engineer on duty","email":null,"#,
+            r#""role":"security_engineer"}}"#,
+        ),
+    );
+    check(
+        About::Agent(AgentId(12)),
+        Body::IsolationChanged {
+            from: FirewallStatus::PendingRelease,
+            to: FirewallStatus::Enabled,
+            holders: vec![],
+            reason: None,
+            actor: None,
+        },
+        r#"{"agent_id":12,"from":"Pending Release","to":"Enabled","holders":[],"reason":null,"actor":null}"#,
+    );
+}
+
+#[test]
+fn isolation_drifted() {
+    check(
+        About::Agent(AgentId(12)),
+        Body::IsolationDrifted { holders: vec![Holder::Report(ReportId(1003))] },
+        r#"{"agent_id":12,"holders":[1003]}"#,
+    );
+}
+
+#[test]
+fn response_times() {
+    let data = r#"{"incident_report_id":1001,"agent_id":12,"severity":"high","respond_by":"2026-11-23T10:00:00Z"}"#;
+    let (severity, respond_by) = (Severity::High, at("2026-11-23T10:00:00Z"));
+    check(REPORT, Body::SlaWarning { severity, respond_by }, data);
+    check(REPORT, Body::SlaBreached { severity, respond_by }, data);
 }
 
 #[test]
@@ -280,28 +452,48 @@ fn agent_status_changed() {
 
 #[test]
 fn paged() {
-    check(
-        REPORT,
-        Body::Paged { reason: PageReason::CriticalReport, severity: Severity::Critical, respond_by: at("2026-11-23T22:25:00Z") },
-        concat!(
-            r#"{"incident_report_id":1001,"agent_id":12,"reason":"critical_report","severity":"critical","#,
-            r#""respond_by":"2026-11-23T22:25:00Z"}"#,
-        ),
-    );
+    for (reason, word) in [
+        (PageReason::CriticalReport, "critical_report"),
+        (PageReason::NotActedOn, "not_acted_on"),
+        (PageReason::SlaBreached, "sla_breached"),
+        (PageReason::IsolationFailed, "isolation_failed"),
+    ] {
+        check(
+            REPORT,
+            Body::Paged { reason, severity: Severity::Critical, respond_by: at("2026-11-23T22:25:00Z") },
+            &format!(
+                concat!(
+                    r#"{{"incident_report_id":1001,"agent_id":12,"reason":"{word}","severity":"critical","#,
+                    r#""respond_by":"2026-11-23T22:25:00Z"}}"#,
+                ),
+                word = word,
+            ),
+        );
+    }
 }
 
 #[test]
 fn request_refused() {
-    check(
-        REPORT,
-        Body::RequestRefused {
-            request_type: "remediations.approved",
-            code: RefusalCode::StalePlan,
-            message: "the plan is at revision 2".into(),
-        },
-        concat!(
-            r#"{"incident_report_id":1001,"agent_id":12,"request_type":"remediations.approved","#,
-            r#""code":"stale_plan","message":"the plan is at revision 2"}"#,
-        ),
-    );
+    for (about, ids) in [
+        (REPORT, r#""incident_report_id":1001,"agent_id":12,"#),
+        (About::Agent(AgentId(12)), r#""agent_id":12,"#),
+        (About::Organization, ""),
+    ] {
+        for (code, word) in [
+            (RefusalCode::RoleNotAllowed, "role_not_allowed"),
+            (RefusalCode::StalePlan, "stale_plan"),
+            (RefusalCode::EmptyComment, "empty_comment"),
+            (RefusalCode::WrongState, "wrong_state"),
+            (RefusalCode::IsolationHeld, "isolation_held"),
+            (RefusalCode::NotCritical, "not_critical"),
+            (RefusalCode::UnknownRemediation, "unknown_remediation"),
+            (RefusalCode::UnknownAgent, "unknown_agent"),
+        ] {
+            check(
+                about,
+                Body::RequestRefused { request_type: "remediations.approved", code, message: "why".into() },
+                &format!(r#"{{{ids}"request_type":"remediations.approved","code":"{word}","message":"why"}}"#),
+            );
+        }
+    }
 }

@@ -1,12 +1,15 @@
 //! The sample events: which are taken, and that what was written is what the machine gets.
 
-use remedyd::machine::event::{EventKind, Payload, PlanDecision};
-use remedyd::model::actor::Role;
+use std::collections::BTreeSet;
+
+use remedyd::machine::event::{AgentRequest, EventKind, FunnelCount, Payload, PlanDecision, ReportRequest, SettingsChange, TaskRequest};
+use remedyd::model::actor::{Actor, Role};
 use remedyd::model::ids::{AgentId, IdentityId, RemediationId, ReportId, SubjectKey};
+use remedyd::model::organization::SlaSettings;
 use remedyd::model::remediation::{Action, OutcomeCode, Parameter, Parameters, RemediationType};
 use remedyd::model::report::{AttackKind, Severity};
-use remedyd::wire::{Inbound, Raw, decode};
-use serde_json::Value;
+use remedyd::wire::{Inbound, InboundType, Raw, decode};
+use serde_json::{Value, json};
 
 use super::{EVENTS, event, structured};
 
@@ -38,10 +41,7 @@ fn every_line_of_the_samples_is_answered_as_expected() {
     assert_eq!(
         refused,
         [
-            // types that a later version applies
-            "critical-isolated p-20 unsupported_type",
-            "critical-isolated p-22 unsupported_type",
-            "critical-isolated p-26 unsupported_type",
+            // the two that are wrong on purpose
             "disorder x1 unsupported_type",
             "disorder  malformed",
         ]
@@ -134,6 +134,119 @@ fn people_and_agents_are_heard() {
     assert_eq!(update.updated_at.to_string(), "2026-11-23T09:29:00Z");
     let payload = r#"{"incident_report_id":1001,"severity":"critical","summary":"A second host was reached.","updated_at":"2026-11-23T09:29:00Z","x_vendor":{"note":1.5}}"#;
     assert_eq!(update.data, Payload(payload.into()));
+}
+
+fn on_duty() -> Actor {
+    let (name, email) = ("Security engineer on duty".into(), "seceng@msp.example".into());
+    Actor { id: 31, name: Some(name), email: Some(email), role: Role::SecurityEngineer }
+}
+
+#[test]
+fn there_is_an_event_of_every_type_that_is_applied() {
+    let lines = EVENTS.iter().flat_map(|(_, lines)| lines.lines());
+    let taken: BTreeSet<&str> =
+        lines.filter_map(|line| structured(line.as_bytes()).ok()).map(|inbound| inbound.event.kind.name()).collect();
+    let missing: Vec<&str> = InboundType::ALL.iter().map(|kind| kind.as_str()).filter(|name| !taken.contains(name)).collect();
+    assert_eq!(missing, ["remediation.attempted"]);
+}
+
+#[test]
+fn the_end_of_a_report_is_heard() {
+    let report = ReportId(1001);
+    let reason = Some("the partner's own backup tool".into());
+    assert_eq!(taken("soc-1001-4").event.kind, EventKind::ReportDismissed { report, reason });
+
+    let at = |text: &str| text.parse().unwrap();
+    let status_updated_at = at("2026-11-23T09:34:30Z");
+    assert_eq!(taken("soc-1001-5").event.kind, EventKind::ReportClosed { report, status_updated_at });
+    let mut undated = event("soc-1001-5");
+    undated["data"]["status_updated_at"] = Value::Null;
+    let undated = structured(undated.to_string().as_bytes()).unwrap().event;
+    assert_eq!(undated.kind, EventKind::ReportClosed { report, status_updated_at: at("2026-11-23T09:35:00Z") });
+
+    let EventKind::Waived(TaskRequest { remediation, reason, actor, .. }) = taken("p-42").event.kind else { panic!("not a waiver") };
+    assert_eq!((remediation, reason.as_deref(), actor.role), (RemediationId(2), Some("the disk was wiped"), Role::Admin));
+
+    let request = |reason: &str| ReportRequest { report, reason: Some(reason.into()), actor: on_duty() };
+    assert_eq!(taken("p-43").event.kind, EventKind::DismissalRequested(request("a penetration test of ours")));
+    assert_eq!(taken("p-44").event.kind, EventKind::ReopenRequested(request("it is back")));
+}
+
+#[test]
+fn a_call_for_help_is_passed_on_as_it_came() {
+    let request = ReportRequest { report: ReportId(1003), reason: Some("other".into()), actor: on_duty() };
+    let data = Payload(event("p-20")["data"].to_string());
+    assert_eq!(taken("p-20").event.kind, EventKind::SocSupportRequested { request, data });
+}
+
+#[test]
+fn hosts_are_isolated_released_and_removed() {
+    let request = |agent: u64, reason: &str, force: bool| AgentRequest {
+        agent: AgentId(agent),
+        reason: Some(reason.into()),
+        force,
+        actor: on_duty(),
+    };
+    assert_eq!(taken("p-45").event.kind, EventKind::IsolationRequested(request(12, "stolen from a car", false)));
+    assert_eq!(taken("p-22").event.kind, EventKind::ReleaseRequested(request(14, "user wants to work", false)));
+    let mut forced = event("p-22");
+    forced["data"]["force"] = true.into();
+    let forced = structured(forced.to_string().as_bytes()).unwrap().event;
+    assert_eq!(forced.kind, EventKind::ReleaseRequested(request(14, "user wants to work", true)));
+    let removed = EventKind::AgentRemoved { agent: AgentId(12), reason: Some("uninstalled".into()) };
+    assert_eq!(taken("removed-12").event.kind, removed);
+}
+
+fn settings(data: Value) -> SettingsChange {
+    let mut event = event("org-1");
+    event["data"] = data;
+    let EventKind::OrganizationUpdated(change) = structured(event.to_string().as_bytes()).unwrap().event.kind else {
+        panic!("no settings")
+    };
+    *change
+}
+
+#[test]
+fn an_organization_sets_what_it_names() {
+    let change = settings(event("org-1")["data"].take());
+    let expected = SettingsChange {
+        time_zone: Some("Australia/Sydney".into()),
+        business_hours: Some((510, 1_020, [true, true, true, true, true, false, false])),
+        managed_low: Some(true),
+        managed_high: Some(false),
+        managed_critical: Some(false),
+        unresponsive_after_days: Some(30),
+        release_on_resolve: Some(true),
+        auto_close_when_footholds_cleared: Some(true),
+        close_on_agent_removed: Some(false),
+        resolve_when_unblocked: Some(true),
+        sla: Some(SlaSettings { critical_minutes: 10, high_warning_minutes: 20, high_minutes: 30, low_business_minutes: 240 }),
+    };
+    assert_eq!(change, expected);
+
+    assert_eq!(settings(json!({})), SettingsChange::default());
+    assert_eq!(settings(json!({"release_on_resolve": null, "managed_response": {}})), SettingsChange::default());
+    let only = settings(json!({"managed_response": {"high": true}, "sla": {"critical_minutes": 5}, "time_zone": "europe/berlin"}));
+    let expected = SettingsChange {
+        time_zone: Some("Europe/Berlin".into()),
+        managed_high: Some(true),
+        sla: Some(SlaSettings { critical_minutes: 5, ..SlaSettings::default() }),
+        ..SettingsChange::default()
+    };
+    assert_eq!(only, expected);
+
+    for data in [json!(null), json!({}), json!({"reason": "contract ended"})] {
+        let mut deleted = event("org-2");
+        deleted["data"] = data;
+        assert_eq!(structured(deleted.to_string().as_bytes()).unwrap().event.kind, EventKind::OrganizationDeleted);
+    }
+    assert_eq!(taken("org-2").event.kind, EventKind::OrganizationDeleted);
+}
+
+#[test]
+fn the_funnel_is_counted() {
+    let count = FunnelCount { period: "2026-11".into(), events_analysed: 1_200_000, signals: 340, signals_investigated: 41 };
+    assert_eq!(taken("funnel-11").event.kind, EventKind::FunnelCounted(count));
 }
 
 #[test]

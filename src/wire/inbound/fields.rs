@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
@@ -69,26 +70,48 @@ pub struct Id(pub u64);
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InRange;
+        integer(deserializer, 1, limits::ID).map(Id)
+    }
+}
 
-        impl Visitor<'_> for InRange {
-            type Value = Id;
+/// How many there are: 0 ..= 2^53, a JSON integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count(pub u64);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an integer from 1 to {}", limits::ID)
-            }
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        integer(deserializer, 0, limits::ID).map(Count)
+    }
+}
 
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Id, E> {
-                if (1..=limits::ID).contains(&value) {
-                    Ok(Id(value))
-                } else {
-                    Err(E::invalid_value(de::Unexpected::Unsigned(value), &self))
-                }
-            }
+/// A setting with a range of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Within<const LEAST: u16, const MOST: u16>(pub u16);
+
+impl<'de, const LEAST: u16, const MOST: u16> Deserialize<'de> for Within<LEAST, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = integer(deserializer, LEAST.into(), MOST.into())?;
+        u16::try_from(value).map(Within).map_err(D::Error::custom)
+    }
+}
+
+/// A JSON integer, both ends of the range in it.
+fn integer<'de, D: Deserializer<'de>>(deserializer: D, least: u64, most: u64) -> Result<u64, D::Error> {
+    struct InRange(RangeInclusive<u64>);
+
+    impl Visitor<'_> for InRange {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an integer from {} to {}", self.0.start(), self.0.end())
         }
 
-        deserializer.deserialize_u64(InRange)
+        fn visit_u64<E: Error>(self, value: u64) -> Result<u64, E> {
+            if self.0.contains(&value) { Ok(value) } else { Err(E::invalid_value(de::Unexpected::Unsigned(value), &self)) }
+        }
     }
+
+    deserializer.deserialize_u64(InRange(least..=most))
 }
 
 /// A point in time, as [`time::parse`] reads it.
@@ -142,6 +165,28 @@ words! {
     RemediationType: Assisted Manual Containment;
     Role: Admin SecurityEngineer User ReadOnly Finance Marketing Provisioner;
 }
+
+/// A closed list that only the wire knows: the enum and its words in one.
+macro_rules! word_list {
+    ($(#[$doc:meta])* $type:ident { $($variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum $type {
+            $($variant,)+
+        }
+
+        impl $crate::wire::inbound::fields::Word for $type {
+            const ALL: &'static [Self] = &[$($type::$variant),+];
+
+            fn word(self) -> &'static str {
+                match self {
+                    $($type::$variant => $word,)+
+                }
+            }
+        }
+    };
+}
+pub(super) use word_list;
 
 /// Who asked.
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! `incident_report.created`, `.revised`, `.updated`, `.comment_added`: what the SOC says.
+//! `incident_report.created`, `.revised`, `.updated`, `.comment_added`, `.dismissed`, `.closed`: what the SOC says.
 //!
 //! Never here: whether the report is known or the revision the next one.
 
@@ -174,4 +174,29 @@ pub fn comment_added(data: Value) -> Result<EventKind, Fault> {
     let payload = Payload(data.to_string());
     let form = read::<CommentAdded>(data)?;
     Ok(EventKind::CommentAdded { report: ReportId(form.incident_report_id.0), data: payload })
+}
+
+#[derive(Deserialize)]
+struct Dismissed {
+    incident_report_id: Id,
+    reason: Option<String>,
+}
+
+pub fn dismissed(data: Value) -> Result<EventKind, Fault> {
+    let form = read::<Dismissed>(data)?;
+    Ok(EventKind::ReportDismissed { report: ReportId(form.incident_report_id.0), reason: form.reason })
+}
+
+#[derive(Deserialize)]
+struct Closed {
+    incident_report_id: Id,
+    status_updated_at: Option<At>,
+}
+
+pub fn closed(data: Value, envelope: &Envelope) -> Result<EventKind, Fault> {
+    let form = read::<Closed>(data)?;
+    Ok(EventKind::ReportClosed {
+        report: ReportId(form.incident_report_id.0),
+        status_updated_at: form.status_updated_at.map_or(envelope.time, |At(at)| at),
+    })
 }

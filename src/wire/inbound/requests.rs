@@ -1,4 +1,4 @@
-//! What people at the MSP ask for: approvals, rejections, and requests about a task or a report.
+//! What people at the MSP ask for: approvals, rejections, and requests about a task, a report or a host.
 //!
 //! Never here: whether they may. An empty comment, a stale plan or a lacking role is answered by the
 //! machine, to the asker; a dead letter is answered to nobody.
@@ -8,9 +8,9 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::fields::{ActorForm, Id, Object, read};
-use crate::machine::event::{EventKind, PlanDecision, ReportRequest, TaskRequest};
-use crate::model::ids::{RemediationId, ReportId};
+use super::fields::{ActorForm, Id, Object, OneOf, Word, read, word_list};
+use crate::machine::event::{AgentRequest, EventKind, Payload, PlanDecision, ReportRequest, TaskRequest};
+use crate::model::ids::{AgentId, RemediationId, ReportId};
 use crate::wire::{Fault, limits};
 
 #[derive(Deserialize)]
@@ -96,4 +96,66 @@ struct AboutReport {
 pub fn about_report(data: Value) -> Result<ReportRequest, Fault> {
     let form = read::<AboutReport>(data)?;
     Ok(ReportRequest { report: ReportId(form.incident_report_id.0), reason: form.reason, actor: form.actor.0.actor() })
+}
+
+word_list! {
+    /// How the SOC is to come back to the asker.
+    Channel {
+        Callback = "callback",
+        Chat = "chat",
+        Email = "email",
+    }
+}
+
+word_list! {
+    /// What the asker believes the finding to be.
+    SupportReason {
+        LegitimateAdminTool = "legitimate_admin_tool",
+        RmmScript = "rmm_script",
+        PenetrationTest = "penetration_test",
+        Other = "other",
+    }
+}
+
+#[derive(Deserialize)]
+struct SupportRequested {
+    incident_report_id: Id,
+    #[serde(rename = "channel")]
+    _channel: OneOf<Channel>,
+    reason: OneOf<SupportReason>,
+    #[serde(rename = "comment")]
+    _comment: Option<String>,
+    actor: Object<ActorForm>,
+}
+
+/// Channel and comment are for the SOC: they are checked here and passed on unread.
+pub fn support_requested(data: Value) -> Result<EventKind, Fault> {
+    let payload = Payload(data.to_string());
+    let form = read::<SupportRequested>(data)?;
+    Ok(EventKind::SocSupportRequested {
+        request: ReportRequest {
+            report: ReportId(form.incident_report_id.0),
+            reason: Some(form.reason.0.word().to_owned()),
+            actor: form.actor.0.actor(),
+        },
+        data: payload,
+    })
+}
+
+#[derive(Deserialize)]
+struct AboutAgent {
+    agent_id: Id,
+    reason: Option<String>,
+    force: Option<bool>,
+    actor: Object<ActorForm>,
+}
+
+pub fn about_agent(data: Value) -> Result<AgentRequest, Fault> {
+    let form = read::<AboutAgent>(data)?;
+    Ok(AgentRequest {
+        agent: AgentId(form.agent_id.0),
+        reason: form.reason,
+        force: form.force.unwrap_or(false),
+        actor: form.actor.0.actor(),
+    })
 }

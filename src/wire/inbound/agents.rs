@@ -1,4 +1,4 @@
-//! `agent.surveyed`: by far the most frequent message.
+//! `agent.surveyed`, by far the most frequent message, and `agent.removed`.
 //!
 //! Never here: what a survey sets off. An absent observation stays absent: "did not look" is not "saw none".
 
@@ -39,4 +39,15 @@ pub fn surveyed(data: Value) -> Result<EventKind, Fault> {
         footholds_present: form.footholds_present,
         isolated: form.isolated,
     }))
+}
+
+#[derive(Deserialize)]
+struct Removed {
+    agent_id: Id,
+    reason: Option<String>,
+}
+
+pub fn removed(data: Value) -> Result<EventKind, Fault> {
+    let form = read::<Removed>(data)?;
+    Ok(EventKind::AgentRemoved { agent: AgentId(form.agent_id.0), reason: form.reason })
 }
