@@ -1,7 +1,9 @@
-//! Points in time and spans. The only file that reads the system's clock.
+//! Points in time and spans. The only file that reads the system's clocks.
 //!
 //! Everything is UTC at millisecond precision: what is stored, compared and published is the same value,
 //! so that a decision replayed from its record gives the same bytes.
+
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 pub use jiff::Timestamp;
@@ -12,6 +14,20 @@ pub type Span = SignedDuration;
 /// The system's clock, cut to milliseconds.
 pub fn system_now() -> Timestamp {
     millis(Timestamp::now())
+}
+
+/// How long something takes, by the monotonic clock: for limits on waiting, never for a decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// `at` cut to milliseconds.

@@ -52,7 +52,8 @@ pub(super) struct Wiring<L> {
 pub struct Limits {
     /// Events decided into one batch.
     pub batch_events: usize,
-    /// Outbox rows without a confirm; at this many, consuming pauses.
+    /// Outbox rows without a confirm; at this many, consuming pauses. Looked at before each event, so that no more
+    /// than the rows of one event come on top, and what timers and outcomes add meanwhile.
     pub outbox_rows: usize,
     /// How long a drain may take.
     pub drain: Duration,
@@ -71,8 +72,6 @@ struct Engine<S, L> {
     wiring: Wiring<L>,
     /// The rows of the batch being built, in events.
     events: usize,
-    /// Outbox rows handed to the relay and not confirmed.
-    unconfirmed: usize,
     quiesce: Vec<oneshot::Sender<()>>,
     /// There until the surveys that were waiting at the start have been taken (A2, A3).
     backlog: Option<Backlog>,
@@ -94,7 +93,7 @@ pub(super) async fn run<S: Store, L: Link>(
     recovered: Vec<(u64, OutboxRow)>,
     wiring: Wiring<L>,
 ) -> Result<(), StoreError> {
-    let mut engine = Engine { partition, wiring, events: 0, unconfirmed: 0, quiesce: Vec::new(), backlog: None };
+    let mut engine = Engine { partition, wiring, events: 0, quiesce: Vec::new(), backlog: None };
     if !engine.partition.is_virtual() {
         engine.backlog = Some(Backlog { started_at: system_now(), silent_since: Instant::now() });
     }
@@ -122,7 +121,7 @@ pub(super) async fn run<S: Store, L: Link>(
                 let _ = answer.send(());
             }
         }
-        let takes = !draining && engine.events < engine.wiring.limits.batch_events && engine.unconfirmed < engine.wiring.limits.outbox_rows;
+        let takes = !draining && engine.has_room();
         let wake_at = engine.wakes_at();
         let only_removals = commit.is_none() && engine.partition.has_confirmed_rows();
         tokio::select! {
@@ -131,17 +130,14 @@ pub(super) async fn run<S: Store, L: Link>(
                 commit = None;
                 engine.release(done?).await;
             }
-            Some(numbers) = engine.wiring.confirmed.recv() => {
-                engine.unconfirmed -= numbers.len();
-                engine.partition.confirmed(&numbers);
-            }
+            Some(numbers) = engine.wiring.confirmed.recv() => engine.partition.confirmed(&numbers),
             Some(control) = engine.wiring.control.recv() => match control {
                 Control::Quiesce(answer) => engine.quiesce.push(answer),
                 Control::Advance(to) => engine.partition.advance(to)?,
             },
             () = engine.wiring.drain.cancelled(), if !draining => {}
             () = sleep_until(drain_by) => {
-                tracing::warn!(unconfirmed = engine.unconfirmed, "the drain took too long; what is left is in the store");
+                tracing::warn!(unconfirmed = engine.partition.unconfirmed(), "the drain took too long; what is left is in the store");
                 return finish_commit(commit).await;
             }
             Some(arrival) = engine.wiring.reports.recv(), if takes => engine.take(arrival)?,
@@ -167,6 +163,11 @@ impl<S: Store, L: Link> Engine<S, L> {
             }
         }
         self.partition.take_delivery(arrival.token, arrival.message, arrival.decoded)
+    }
+
+    /// Another event may be taken into the batch being built.
+    fn has_room(&self) -> bool {
+        self.events < self.wiring.limits.batch_events && self.partition.unconfirmed() < self.wiring.limits.outbox_rows
     }
 
     /// Fires what is due. In virtual time nothing waits for an attempt: its outcome is due as soon as it is known.
@@ -229,7 +230,6 @@ impl<S: Store, L: Link> Engine<S, L> {
         if rows.is_empty() {
             return;
         }
-        self.unconfirmed += rows.len();
         if self.wiring.relay.send(rows).await.is_err() {
             // only when the link has been closed; the rows are in the store
             tracing::debug!("the relay has ended");
@@ -245,7 +245,7 @@ impl<S: Store, L: Link> Engine<S, L> {
     fn is_idle(&self) -> bool {
         !self.partition.has_work()
             && !self.partition.has_confirmed_rows()
-            && self.unconfirmed == 0
+            && self.partition.unconfirmed() == 0
             && self.partition.next_outcome().is_none()
     }
 }

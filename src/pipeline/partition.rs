@@ -64,6 +64,8 @@ pub struct Partition<S> {
     outcomes: BTreeMap<(Timestamp, u64), (SubjectKey, Event)>,
     next_outcome: u64,
     pub(super) next_outbox: u64,
+    /// Outbox rows that no confirm is known for, the batch being built included.
+    pub(super) unconfirmed: usize,
     /// Confirmed rows, still to be removed: that can wait for a batch that is written anyway.
     confirmed_rows: Vec<u64>,
     pub(super) counters: Arc<Counters>,
@@ -91,6 +93,7 @@ impl<S: Store> Partition<S> {
             outcomes: BTreeMap::new(),
             next_outcome: 0,
             next_outbox: 0,
+            unconfirmed: 0,
             confirmed_rows: Vec::new(),
             counters: Arc::new(Counters::default()),
         }
@@ -353,6 +356,7 @@ impl<S: Store> Partition<S> {
     pub(super) fn publish(&mut self, row: OutboxRow) {
         let number = self.next_outbox;
         self.next_outbox += 1;
+        self.unconfirmed += 1;
         self.writes.put(keys::outbox(number), row.encode());
         self.writes.followers.outbox.push((number, row));
     }
@@ -368,7 +372,13 @@ impl<S: Store> Partition<S> {
     /// identically.
     pub fn confirmed(&mut self, numbers: &[u64]) {
         Counters::add(&self.counters.published, numbers.len() as u64);
+        self.unconfirmed -= numbers.len();
         self.confirmed_rows.extend_from_slice(numbers);
+    }
+
+    /// Outbox rows that no confirm is known for: in the store, on their way to it, and decided a moment ago.
+    pub fn unconfirmed(&self) -> usize {
+        self.unconfirmed
     }
 
     /// Lets time pass up to `to`: whatever is due on the way happens first, each at its own time.

@@ -32,6 +32,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
         outbox.push((number, OutboxRow::decode(key, value)?));
         Ok(())
     })?;
+    partition.unconfirmed = outbox.len();
     partition.next_outbox = outbox.last().map_or(0, |(number, _)| number + 1);
 
     let mut timers = Vec::new();

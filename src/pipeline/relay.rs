@@ -101,13 +101,13 @@ async fn publish<L: Link>(link: Arc<L>, (number, row): Numbered) -> Option<(u64,
             Err(PublishError::Closed) => return None,
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
-                tracing::error!(number, routing_key = %row.message.routing_key, why, "a message cannot be sent at all and is given up");
+                tracing::error!(number, kind = kind(&row), why, "a message cannot be sent at all and is given up");
                 return Some((number, row.order_key));
             }
             // the link itself waits for its next connection
             Err(PublishError::Lost(why)) => tracing::debug!(number, why, "not confirmed, publishing again"),
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
-                tracing::warn!(number, routing_key = %row.message.routing_key, error = %refused, "the broker did not take a message, publishing again");
+                tracing::warn!(number, kind = kind(&row), error = %refused, "the broker did not take a message, publishing again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -115,10 +115,29 @@ async fn publish<L: Link>(link: Arc<L>, (number, row): Numbered) -> Option<(u64,
     }
 }
 
+/// What may be said of a message in the log: its type, and not whose it is.
+fn kind(row: &OutboxRow) -> &str {
+    match row.order_key {
+        // <type>.<account>.<organization>
+        Some(_) => row.message.routing_key.rsplitn(3, '.').nth(2).unwrap_or("event"),
+        None => "dead letter",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::Message;
+
+    #[test]
+    fn the_log_names_the_type_of_a_message_and_not_the_tenant() {
+        let row = |routing_key: &str, key: Option<&str>| {
+            let message = Message { routing_key: routing_key.into(), ..Message::default() };
+            OutboxRow { message, order_key: key.map(str::to_owned) }
+        };
+        assert_eq!(kind(&row("incident_report.triaged.5.4", Some("a"))), "incident_report.triaged");
+        assert_eq!(kind(&row("remedyd.dead-letters", None)), "dead letter");
+    }
 
     fn row(number: u64, key: Option<&str>) -> Numbered {
         (number, OutboxRow { message: Message::default(), order_key: key.map(str::to_owned) })

@@ -3,9 +3,10 @@
 //! Never here: a decision; this is what the rest of the process sees of the link.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::broker::LinkState;
 

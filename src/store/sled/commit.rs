@@ -19,12 +19,13 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, RwLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::directory::{self, failed};
 use super::failure::{self, Failure, panic_text};
 use super::mark::Mark;
 use super::rows::{LargeChanges, LargeValues, take_over};
+use crate::model::time::Stopwatch;
 use crate::store::StoreError;
 
 /// A commit takes milliseconds, a healthy disk under full load tens of them. What takes longer than this
@@ -91,7 +92,7 @@ impl Committer {
     }
 
     fn wait(&self) -> Result<(), StoreError> {
-        let started = Instant::now();
+        let waiting = Stopwatch::start();
         loop {
             match self.results.recv_timeout(LOOK_EVERY) {
                 Ok(result) => return result,
@@ -101,7 +102,7 @@ impl Committer {
                 Err(RecvTimeoutError::Timeout) if self.failure.sled_panicked() => {
                     return Err(io_error("writing a batch", "a background thread of sled panicked".to_owned()));
                 }
-                Err(RecvTimeoutError::Timeout) if started.elapsed() >= SYNC_LIMIT => {
+                Err(RecvTimeoutError::Timeout) if waiting.elapsed() >= SYNC_LIMIT => {
                     return Err(StoreError::SyncTooSlow { limit_s: SYNC_LIMIT.as_secs() });
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -10,10 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::directory::{self, corrupt};
 use super::failure::{self, panic_text};
+use crate::model::time::Stopwatch;
 use crate::store::StoreError;
 
 /// A million events reopen in 2 s; a hundred times that is not an opening any more.
@@ -48,10 +49,10 @@ pub(super) fn database(dir: &Path, cache_bytes: u64, segment_bytes: usize) -> Re
 }
 
 fn open_when_closed(config: &::sled::Config) -> Result<::sled::Db, ::sled::Error> {
-    let started = Instant::now();
+    let trying = Stopwatch::start();
     loop {
         match config.open() {
-            Err(error) if is_lock_error(&error) && started.elapsed() < CLOSING_LIMIT => thread::sleep(CLOSING_STEP),
+            Err(error) if is_lock_error(&error) && trying.elapsed() < CLOSING_LIMIT => thread::sleep(CLOSING_STEP),
             other => return other,
         }
     }
