@@ -332,10 +332,12 @@ impl State {
         let mut queues = BTreeSet::new();
         let mut taps = BTreeSet::new();
         if message.exchange.is_empty() {
-            // The default exchange: every queue is bound by its name.
+            // The default exchange: every queue is bound by its name, and a tap on it by the name that it watches.
             if self.queues.contains_key(&message.routing_key) {
                 queues.insert(message.routing_key.clone());
             }
+            let watching = |tap: &Tap| tap.exchange.is_empty() && tap.binding_key == message.routing_key;
+            taps.extend(self.taps.iter().enumerate().filter(|(_, tap)| watching(tap)).map(|(index, _)| index));
         } else {
             self.follow(&message.exchange, &message, MAX_HOPS, &mut queues, &mut taps);
         }
@@ -631,5 +633,18 @@ mod tests {
         assert_eq!(broker.publish(status.clone()), 1);
         assert_eq!(tap.try_recv(), Ok(status));
         assert_eq!(broker.messages(&topology.unrouted()).len(), 1);
+    }
+
+    #[test]
+    fn a_tap_on_the_default_exchange_watches_a_queue() {
+        let topology = Topology::new(1).unwrap();
+        let broker = MemoryBroker::new(&topology);
+        let mut tap = broker.declare_tap("", &topology.dead_letters());
+        let dead_letter = Message { routing_key: topology.dead_letters(), ..Message::default() };
+        broker.publish(dead_letter.clone());
+        broker.publish(Message { routing_key: topology.unrouted(), ..Message::default() });
+        assert_eq!(tap.try_recv(), Ok(dead_letter));
+        assert!(tap.try_recv().is_err(), "another queue's message is not its own");
+        assert_eq!(broker.messages(&topology.dead_letters()).len(), 1, "the queue has it all the same");
     }
 }
