@@ -250,4 +250,17 @@ mod tests {
         assert_eq!(tap.try_recv(), Ok(status));
         assert_eq!(broker.messages(&topology.unrouted()).len(), 1);
     }
+
+    #[test]
+    fn a_tap_on_the_default_exchange_watches_a_queue() {
+        let topology = Topology::new(1).unwrap();
+        let broker = MemoryBroker::new(&topology);
+        let mut tap = broker.declare_tap("", &topology.dead_letters());
+        let dead_letter = Message { routing_key: topology.dead_letters(), ..Message::default() };
+        broker.publish(dead_letter.clone());
+        broker.publish(Message { routing_key: topology.unrouted(), ..Message::default() });
+        assert_eq!(tap.try_recv(), Ok(dead_letter));
+        assert!(tap.try_recv().is_err(), "another queue's message is not its own");
+        assert_eq!(broker.messages(&topology.dead_letters()).len(), 1, "the queue has it all the same");
+    }
 }

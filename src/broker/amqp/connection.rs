@@ -77,6 +77,8 @@ pub async fn call<T>(
 
 /// An open connection. Dropping it cuts the socket.
 pub struct Connection {
+    /// Those that are to last as long as the connection, see [`Connection::lasting_channel`].
+    lasting: Mutex<Vec<Channel>>,
     lapin: lapin::Connection,
     _socket: Socket,
     time_outs: TimeOuts,
@@ -118,7 +120,7 @@ impl Connection {
             properties,
         );
         match timeout(time_outs.connect, opening).await {
-            Ok(Ok(lapin)) => Ok(Self { lapin, _socket: socket, time_outs }),
+            Ok(Ok(lapin)) => Ok(Self { lasting: Mutex::default(), lapin, _socket: socket, time_outs }),
             Ok(Err(source)) => Err(failed(source)),
             Err(_) => Err(AmqpError::TimedOut { doing, seconds: time_outs.connect.as_secs() }),
         }
@@ -134,6 +136,15 @@ impl Connection {
 
     pub async fn channel(&self) -> Result<Channel, AmqpError> {
         call("opening a channel", &self.time_outs, self.lapin.create_channel()).await
+    }
+
+    /// A channel that is closed with the connection and not before. lapin closes a channel when its last clone is
+    /// dropped, and if the connection is closing by then, it takes that for an error: it would drop what is still
+    /// to be written, acks included, and log an ERROR at every orderly end.
+    pub async fn lasting_channel(&self) -> Result<Channel, AmqpError> {
+        let channel = self.channel().await?;
+        self.lasting.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        Ok(channel)
     }
 
     /// Closes in order, if the broker answers in time, and in any case.

@@ -130,7 +130,7 @@ impl Session for Consuming {
 impl Consuming {
     async fn open(&self, connection: &Connection, lane: Lane) -> Result<LaneSession, AmqpError> {
         let queue = self.settings.topology.queue(self.settings.partition, lane);
-        let channel = connection.channel().await?;
+        let channel = connection.lasting_channel().await?;
         let consumer = if self.outlets.is_some() {
             let prefetch = self.settings.prefetch.of(lane);
             let qos = channel.basic_qos(prefetch, BasicQosOptions::default());

@@ -51,7 +51,7 @@ impl Session for Publishing {
 
     async fn run(&mut self, connection: &Connection, _epoch: u64) -> Result<(), AmqpError> {
         let events = connection.lapin().events_listener();
-        let channel = connection.channel().await?;
+        let channel = connection.lasting_channel().await?;
         let selecting = channel.confirm_select(ConfirmSelectOptions::default());
         call("asking for publisher confirms", connection.time_outs(), selecting).await?;
         self.standing.publishing();

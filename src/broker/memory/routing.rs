@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::matching::{tenant_hash, topic_matches};
-use super::state::{State, Stored};
+use super::state::{State, Stored, Tap};
 use crate::broker::Message;
 use crate::broker::topology::{Destination, ExchangeKind};
 
@@ -18,10 +18,12 @@ impl State {
         let mut queues = BTreeSet::new();
         let mut taps = BTreeSet::new();
         if message.exchange.is_empty() {
-            // The default exchange: every queue is bound by its name.
+            // The default exchange: every queue is bound by its name, and a tap on it by the name that it watches.
             if self.queues.contains_key(&message.routing_key) {
                 queues.insert(message.routing_key.clone());
             }
+            let watching = |tap: &Tap| tap.exchange.is_empty() && tap.binding_key == message.routing_key;
+            taps.extend(self.taps.iter().enumerate().filter(|(_, tap)| watching(tap)).map(|(index, _)| index));
         } else {
             self.follow(&message.exchange, &message, MAX_HOPS, &mut queues, &mut taps);
         }
