@@ -104,7 +104,7 @@ pub(super) async fn run<S: Store, L: Link>(
         engine.watch_backlog();
         engine.let_time_pass()?;
         if commit.is_none() && engine.wants_commit(drain_by.is_some()) {
-            commit = engine.seal().map(|sealed| start_commit(&store, sealed));
+            commit = engine.seal()?.map(|sealed| start_commit(&store, sealed));
         }
         if drain_by.is_none() && engine.wiring.drain.is_cancelled() {
             drain_by = Some(Instant::now() + engine.wiring.limits.drain);
@@ -144,7 +144,7 @@ pub(super) async fn run<S: Store, L: Link>(
             Some(arrival) = engine.wiring.surveys.recv(), if takes => engine.take(arrival)?,
             () = sleep_until(wake_at) => {}
             () = tokio::time::sleep(IDLE_BEFORE_REMOVAL), if only_removals => {
-                commit = engine.seal().map(|sealed| start_commit(&store, sealed));
+                commit = engine.seal()?.map(|sealed| start_commit(&store, sealed));
             }
         }
     }
@@ -208,7 +208,7 @@ impl<S: Store, L: Link> Engine<S, L> {
         Some(Instant::now() + wait.min(Duration::from_secs(3_600)))
     }
 
-    fn seal(&mut self) -> Option<Sealed> {
+    fn seal(&mut self) -> Result<Option<Sealed>, StoreError> {
         self.events = 0;
         self.partition.seal()
     }

@@ -25,6 +25,7 @@ pub mod partition;
 pub mod recovery;
 mod relay;
 pub mod rows;
+pub mod sweep;
 
 use std::sync::Arc;
 use std::thread;

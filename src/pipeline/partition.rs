@@ -32,6 +32,7 @@ use super::dead_letters::DeadLetters;
 use super::organizations::Organizations;
 use super::parking::Parking;
 use super::rows::{self, InboxRow, OutboxRow, SubjectRow};
+use super::sweep::{Sweep, day_of};
 
 /// Subjects kept decoded: at about 2 KiB each some 64 MiB.
 const CACHED_SUBJECTS: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
@@ -68,6 +69,7 @@ pub struct Partition<S> {
     pub(super) unconfirmed: usize,
     /// Confirmed rows, still to be removed: that can wait for a batch that is written anyway.
     confirmed_rows: Vec<u64>,
+    sweep: Sweep,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -95,6 +97,7 @@ impl<S: Store> Partition<S> {
             next_outbox: 0,
             unconfirmed: 0,
             confirmed_rows: Vec::new(),
+            sweep: Sweep::default(),
             counters: Arc::new(Counters::default()),
         }
     }
@@ -505,17 +508,18 @@ impl<S: Store> Partition<S> {
     }
 
     /// Closes the batch being built, confirmed rows included; `None` if there is nothing in it.
-    pub fn seal(&mut self) -> Option<Sealed> {
+    pub fn seal(&mut self) -> Result<Option<Sealed>, StoreError> {
         for number in std::mem::take(&mut self.confirmed_rows) {
             self.writes.remove(keys::outbox(number));
         }
         if self.writes.is_empty() {
-            return None;
+            return Ok(None);
         }
         if let Clock::Events { now } = self.settings.clock {
             self.writes.put(keys::CLOCK.to_vec(), record::encode(&now));
         }
-        Some(self.writes.seal())
+        self.sweep.step(&mut self.writes, self.settings.clock.now())?;
+        Ok(Some(self.writes.seal()))
     }
 
     /// The batch is durable.
@@ -540,8 +544,4 @@ impl<S: Store> Partition<S> {
 
 fn rejection(event: &Event, reason: Reason, detail: String) -> Rejection {
     Rejection { reason, detail, id: Some(event.id.clone()), tenant: Some(event.tenant), event_type: Some(event.kind.name().into()) }
-}
-
-fn day_of(at: Timestamp) -> u32 {
-    u32::try_from(at.as_second().max(0) / 86_400).unwrap_or(u32::MAX)
 }
