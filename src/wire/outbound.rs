@@ -299,6 +299,11 @@ fn triage_fields(triage: &Triage) -> TriageFields<'_> {
     }
 }
 
+/// A triage block in the form in which it is published.
+pub(crate) fn triage_form(triage: &Triage) -> impl Serialize + '_ {
+    triage_fields(triage)
+}
+
 fn finding_fields(finding: &Finding) -> FindingFields<'_> {
     FindingFields {
         attack_kind: finding.attack_kind.as_str(),
@@ -404,6 +409,11 @@ fn blocker_fields(blocker: &Blocker) -> BlockerFields<'_> {
         agent_id: blocker.agent_id,
         clears_by: blocker.code.clears_by(),
     }
+}
+
+/// Blockers in the form in which they are published.
+pub(crate) fn blockers_form(blockers: &[Blocker]) -> impl Serialize + '_ {
+    blockers.iter().map(blocker_fields).collect::<Vec<_>>()
 }
 
 #[derive(Serialize)]
