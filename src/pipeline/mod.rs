@@ -22,6 +22,7 @@ mod organizations;
 pub mod outbound;
 mod parking;
 pub mod partition;
+pub mod reading;
 pub mod recovery;
 mod relay;
 pub mod rows;
