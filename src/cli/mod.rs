@@ -6,6 +6,7 @@
 pub mod config;
 mod embedded;
 pub mod exit;
+pub mod inspect;
 mod log;
 pub mod replay;
 pub mod serve;
@@ -34,6 +35,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Declare, check or print the exchanges and queues
     Topology(topology::Args),
+    /// Look into a store that no service is using
+    Inspect(inspect::InspectArgs),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
 }
@@ -57,6 +60,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => run_async(serve::run(*args)),
         Command::Replay(args) => run_async(replay::run(args)),
         Command::Topology(args) => run_async(topology::run(args)),
+        Command::Inspect(args) => inspect::run(args),
         Command::Config(args) => config::run(args),
     };
     outcome.unwrap_or_else(|error| {
