@@ -12,6 +12,7 @@ pub mod agent;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod load;
 pub mod machine;
 pub mod model;
 pub mod pipeline;
