@@ -4,6 +4,7 @@
 //! calls the floors below and says how it went.
 
 pub mod config;
+pub mod demo;
 mod embedded;
 pub mod exit;
 pub mod inspect;
@@ -35,6 +36,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Declare, check or print the exchanges and queues
     Topology(topology::Args),
+    /// Watch the worked report, then some hundred tenants, in an embedded pipeline
+    Demo(demo::DemoArgs),
     /// Look into a store that no service is using
     Inspect(inspect::InspectArgs),
     /// Check the settings, or print those in force
@@ -60,6 +63,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => run_async(serve::run(*args)),
         Command::Replay(args) => run_async(replay::run(args)),
         Command::Topology(args) => run_async(topology::run(args)),
+        Command::Demo(args) => run_async(demo::run(args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Config(args) => config::run(args),
     };
