@@ -15,7 +15,6 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::exit::{Exit, store_exit};
 use crate::machine::notice::{Blocker, Triage};
-use crate::machine::policy::Policy;
 use crate::machine::{gate, triage};
 use crate::model::ids::{ReportId, TenantId};
 use crate::model::report::{Foothold, Phase, Report};
@@ -119,7 +118,7 @@ impl Inspected {
     fn of(stored: StoredReport) -> Self {
         let isolation = stored.agent.as_ref().map(|agent| agent.firewall_status);
         let phase = gate::phase(&stored.report);
-        let triage = triage::triage(&stored.report, isolation, &Policy::default().organization.business_hours);
+        let triage = triage::triage(&stored.report, isolation, &stored.organization.settings);
         let blockers = gate::blockers(&stored.report, stored.agent.as_ref(), true);
         Self { stored, phase, triage, blockers }
     }

@@ -4,6 +4,7 @@
 
 use crate::model::agent::Agent;
 use crate::model::ids::{ReportId, TenantId};
+use crate::model::organization::Organization;
 use crate::model::report::Report;
 use crate::store::{Store, StoreError, keys, record};
 
@@ -16,6 +17,7 @@ pub struct StoredReport {
     pub report: Report,
     /// `None` where the report is not about a host.
     pub agent: Option<Agent>,
+    pub organization: Organization,
 }
 
 /// The report by this id; `None` if the tenant has none.
@@ -28,7 +30,13 @@ pub fn report<S: Store>(store: &S, tenant: TenantId, id: ReportId) -> Result<Opt
         Some(bytes) => record::decode::<SubjectRow>(&key, &bytes)?.agent,
         None => None,
     };
-    Ok(Some(StoredReport { tenant, report, agent }))
+    Ok(Some(StoredReport { tenant, report, agent, organization: organization(store, tenant)? }))
+}
+
+/// The organization's record; the defaults where it has none.
+pub fn organization<S: Store>(store: &S, tenant: TenantId) -> Result<Organization, StoreError> {
+    let key = keys::organization(tenant);
+    Ok(store.get(&key)?.map(|bytes| record::decode(&key, &bytes)).transpose()?.unwrap_or_default())
 }
 
 #[cfg(test)]
