@@ -388,6 +388,26 @@ async fn a_drain_without_a_broker_ends_in_time_and_keeps_the_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_pipeline_stops_at_once_and_leaves_the_rest_to_the_next_process() {
+    let rig = Rig::new();
+    let run = rig.start();
+    rig.broker.block("alarm");
+    rig.publish(&created(1, 0));
+    within("acked", rig.broker.idle()).await;
+    let Run { pipeline, store, link } = run;
+    let held = std::sync::Arc::downgrade(&store);
+    drop((pipeline, store));
+    until("the engine lets go of the store", || held.strong_count() == 0).await;
+    remedyd::broker::Link::close(&*link).await;
+    rig.broker.unblock();
+    let run = rig.start();
+    rig.settle(&run).await;
+    assert_eq!((rig.acks(), rig.bodies()), (1, undisturbed(&[created(1, 0)]).await));
+    run.end().await;
+    rig.judge();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_speaks_for_its_tenant_only_from_whom_it_may_come() {
     let mut rig = Rig::new();
     let user = |name: &str, account, types: &[&str], portal| User {
