@@ -312,11 +312,11 @@ async fn a_full_outbox_pauses_consuming_and_its_end_resumes_it() {
         rig.publish(&comment(1, number, 1));
     }
     // one comment is one row; of one report one is under way at a time
-    while rig.told().iter().filter(|line| line.contains("comment_added")).count() < 200 {
-        let arrived = rig.arrived().len();
+    let comments = || rig.told().iter().filter(|line| line.contains("comment_added")).count();
+    for arrived in 0..200 {
+        until("the next arrives", || comments() > arrived).await;
         rig.broker.release_confirms();
         rig.broker.hold_confirms();
-        until("the next arrives", || rig.arrived().len() > arrived || rig.arrived().len() == 200).await;
     }
     rig.broker.release_confirms();
     rig.settle(&run).await;
@@ -383,6 +383,26 @@ async fn a_drain_without_a_broker_ends_in_time_and_keeps_the_rows() {
     let run = rig.start();
     rig.settle(&run).await;
     assert_eq!(rig.bodies(), undisturbed(&[created(1, 0)]).await);
+    run.end().await;
+    rig.judge();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_pipeline_stops_at_once_and_leaves_the_rest_to_the_next_process() {
+    let rig = Rig::new();
+    let run = rig.start();
+    rig.broker.block("alarm");
+    rig.publish(&created(1, 0));
+    within("acked", rig.broker.idle()).await;
+    let Run { pipeline, store, link } = run;
+    let held = std::sync::Arc::downgrade(&store);
+    drop((pipeline, store));
+    until("the engine lets go of the store", || held.strong_count() == 0).await;
+    remedyd::broker::Link::close(&*link).await;
+    rig.broker.unblock();
+    let run = rig.start();
+    rig.settle(&run).await;
+    assert_eq!((rig.acks(), rig.bodies()), (1, undisturbed(&[created(1, 0)]).await));
     run.end().await;
     rig.judge();
 }

@@ -86,7 +86,7 @@ struct Backlog {
 
 type Commit = JoinHandle<(Sealed, Result<(), StoreError>)>;
 
-/// Runs until drained (`Ok`) or until the store fails.
+/// Runs until drained or dropped (`Ok`), or until the store fails.
 pub(super) async fn run<S: Store, L: Link>(
     store: Arc<S>,
     partition: Partition<S>,
@@ -131,9 +131,11 @@ pub(super) async fn run<S: Store, L: Link>(
                 engine.release(done?).await;
             }
             Some(numbers) = engine.wiring.confirmed.recv() => engine.partition.confirmed(&numbers),
-            Some(control) = engine.wiring.control.recv() => match control {
-                Control::Quiesce(answer) => engine.quiesce.push(answer),
-                Control::Advance(to) => engine.partition.advance(to)?,
+            control = engine.wiring.control.recv() => match control {
+                Some(Control::Quiesce(answer)) => engine.quiesce.push(answer),
+                Some(Control::Advance(to)) => engine.partition.advance(to)?,
+                // the pipeline has been dropped: as at a crash, but for the commit under way, which is let go of in order
+                None => return finish_commit(commit).await,
             },
             () = engine.wiring.drain.cancelled(), if !draining => {}
             () = sleep_until(drain_by) => {

@@ -59,7 +59,8 @@ pub struct Settings {
     pub publish_window: usize,
 }
 
-/// A running pipeline.
+/// A running pipeline. Dropping it stops it at once: what was not acked comes again, what was not published is in
+/// the store.
 pub struct Pipeline {
     counters: Arc<Counters>,
     control: mpsc::Sender<Control>,

@@ -73,6 +73,8 @@ pub(super) async fn relay<L: Link>(
             under_way.push(publish(Arc::clone(&link), row));
         }
         tokio::select! {
+            // the end of the engine first: after a failed commit nothing more is handed to the broker
+            biased;
             more = rows.recv() => match more {
                 Some(more) => queue.ready.extend(more),
                 None => return,

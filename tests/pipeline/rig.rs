@@ -5,7 +5,7 @@
 //! something that happens, never for a while.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use remedyd::agent::simulated::Model;
@@ -53,6 +53,16 @@ pub struct Rig {
     pub limits: Limits,
     status: Mutex<UnboundedReceiver<Message>>,
     arrived: Mutex<Vec<Message>>,
+    stores: Mutex<Vec<Weak<Witness>>>,
+}
+
+/// A commit that a failed test has left held would keep the runtime from ending.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for store in self.stores.lock().unwrap().iter().filter_map(Weak::upgrade) {
+            store.inner.power_cut();
+        }
+    }
 }
 
 /// One process's life.
@@ -76,6 +86,7 @@ impl Rig {
             limits: Limits { batch_events: 64, outbox_rows: 10_000, drain: Duration::from_secs(10) },
             status,
             arrived: Mutex::default(),
+            stores: Mutex::default(),
         }
     }
 
@@ -85,6 +96,7 @@ impl Rig {
         let found = inner.scan(b"", b"", usize::MAX).unwrap().into_iter().map(|(key, value)| (key, Some(value)));
         self.journal.lock().unwrap().push(Seen::Found(Batch { writes: found.collect() }));
         let store = Arc::new(Witness { inner, journal: Arc::clone(&self.journal) });
+        self.stores.lock().unwrap().push(Arc::downgrade(&store));
         let link = Arc::new(WatchedLink { inner: self.broker.link(0, 2_000), journal: Arc::clone(&self.journal) });
         let settings = Settings {
             partition: PartitionSettings {
