@@ -66,6 +66,7 @@ fn end(draft: &mut Draft<'_>, id: ReportId, to: ReportStatus, cause: &'static st
     }
     draft.set_status(id, to, cause, author);
     isolation::drop_holder(draft, id, cause);
+    tasks::forerunners_ended(draft);
 }
 
 /// R9. What an agent is running ends as audit only.

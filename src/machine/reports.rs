@@ -310,6 +310,7 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
         prune(report);
     }
     issue_plan(&mut draft, id);
+    tasks::forerunners_ended(&mut draft);
     let at = draft.event.time;
     sla::start(&mut draft, id, at);
     draft.unpark(id);

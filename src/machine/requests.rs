@@ -152,6 +152,7 @@ pub(super) fn cancel_requested(draft: Draft<'_>, request: &TaskRequest) -> Decis
     if waits {
         let was_isolation = draft.report(id).is_some_and(|report| report.remediations.get(index).is_some_and(isolation::is_isolation));
         tasks::cancel(&mut draft, id, index, Cancellation::Requested);
+        tasks::forerunners_ended(&mut draft);
         if was_isolation {
             isolation::drop_holder(&mut draft, id, "cancel_requested");
         }

@@ -228,6 +228,15 @@ pub(super) fn settle_holds(draft: &mut Draft<'_>) {
     }
 }
 
+/// T4 outside a survey: forerunners have ended by somebody's decision. Where no agent surveys, what they held goes
+/// on at once; nothing else would set it off.
+pub(super) fn forerunners_ended(draft: &mut Draft<'_>) {
+    if plays_surveys(draft.subject.key) {
+        let now = draft.now;
+        deliver(draft, now);
+    }
+}
+
 /// T5 for every queued task that may run in this survey, T4 for those that have to wait for another.
 fn deliver(draft: &mut Draft<'_>, surveyed_at: Timestamp) {
     settle_holds(draft);
@@ -356,7 +365,8 @@ pub(super) fn timer_due(draft: &mut Draft<'_>, due: Timestamp) {
     if plays_surveys(draft.subject.key) {
         let played = Survey {
             agent_id: AgentId(0),
-            surveyed_at: due,
+            // it looks when it is played, also when that is late: pauses between attempts run from then
+            surveyed_at: draft.now.max(due),
             hostname: None,
             platform: None,
             agent_version: None,

@@ -78,13 +78,15 @@ fn task_clock(item: &Remediation) -> Option<Timestamp> {
     }
 }
 
-/// When a played survey would move the task on: at approval, at next_attempt_at, and once its outcome is unknown.
+/// When a played survey would move the task on: at approval, at next_attempt_at, and at the end of the lease of an
+/// attempt whose outcome is unknown.
 fn survey_due(item: &Remediation) -> Option<Timestamp> {
     let after_last = item.last_attempt_survey.map(|at| after(at, Span::from_millis(1)));
     match item.state {
         State::Queued => item.approved_at.max(after_last),
         State::RetryWait => item.next_attempt_at.max(after_last),
-        State::OutcomeUnknown => after_last,
+        // not before the lease is over, also when a restart has lost the outcome earlier
+        State::OutcomeUnknown => item.open_attempt.as_ref().map(|attempt| attempt.lease_until).max(after_last),
         State::Unapproved
         | State::Held
         | State::Delivered
