@@ -311,16 +311,36 @@ async fn a_second_link_waits_for_the_first(place: &impl Place) {
 }
 
 mod rabbitmq_only {
+    use std::time::Duration;
+
     use lapin::options::QueueDeclareOptions;
     use lapin::types::FieldTable;
     use remedyd::broker::HeaderValue;
     use remedyd::broker::amqp::connection::Connection;
     use remedyd::broker::amqp::settings::{TimeOuts, Tls};
-    use remedyd::broker::amqp::{Endpoint, declare};
+    use remedyd::broker::amqp::{AmqpLink, Endpoint, declare};
     use remedyd::broker::topology::TENANT_HEADER;
 
     use super::support::rabbit::{Rabbit, URL};
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn closing_does_not_wait_for_a_broker_that_says_nothing() {
+        let rabbit = Rabbit::new("closing_does_not_wait").await;
+        let mut settings = rabbit.settings(1);
+        settings.time_outs.close = Duration::from_millis(100);
+        let link = AmqpLink::connect(settings).unwrap();
+        ready(&link, 0).await;
+        rabbit.publish(report(rabbit.topology(), 0)).await;
+        let delivery = next(&link, Lane::Reports).await;
+        rabbit.fall_silent();
+        link.settle(delivery.token, Settlement::Ack);
+        link.stop_consuming();
+        // any other question to the broker may take ten seconds
+        let closing = tokio::time::timeout(Duration::from_secs(8), link.close());
+        closing.await.expect("the limit of closing holds");
+        rabbit.clean().await;
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_cancelled_consumer_comes_back() {

@@ -85,8 +85,14 @@ fn connect(settings: &Settings, topology: Topology) -> anyhow::Result<AmqpLink> 
     amqp.prefetch = Prefetch { reports: settings.amqp.prefetch_reports, surveys: settings.amqp.prefetch_surveys };
     amqp.publish_window = settings.amqp.publish_window;
     amqp.at_connect = if settings.amqp.apply_topology { AtConnect::Apply } else { AtConnect::Check };
+    amqp.time_outs.close = stop_within(settings) / 10;
     amqp.jitter_seed = u64::from(std::process::id());
     AmqpLink::connect(amqp).context(Exit::Config)
+}
+
+/// How long a stop may take in all, whatever the broker does.
+fn stop_within(settings: &Settings) -> Duration {
+    Duration::from_secs(settings.limits.drain_seconds)
 }
 
 fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result<pipeline::Settings> {
@@ -111,7 +117,8 @@ fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result
         limits: Limits {
             batch_events: settings.limits.batch_events,
             outbox_rows: settings.limits.outbox_rows,
-            drain: Duration::from_secs(settings.limits.drain_seconds),
+            // the two halves of closing the link have a tenth each
+            drain: stop_within(settings) * 8 / 10,
         },
         users: Arc::new(settings.users.clone()),
         publish_window: settings.amqp.publish_window,

@@ -74,6 +74,11 @@ impl Rabbit {
         settings
     }
 
+    /// The links' connections stay, and nothing gets through any more.
+    pub fn fall_silent(&self) {
+        self.proxy.fall_silent();
+    }
+
     /// Another channel past the proxy, for what closes channels.
     pub async fn channel(&self) -> Channel {
         self.outside.create_channel().await.expect("a channel")

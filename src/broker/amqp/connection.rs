@@ -151,8 +151,10 @@ impl Connection {
     pub async fn close(self) {
         if self.lapin.status().connected() {
             let closing = self.lapin.close(200, "closing".into());
-            if let Err(error) = call("closing the connection", &self.time_outs, closing).await {
-                tracing::debug!(error = error.chain(), "closed without the broker's consent");
+            match timeout(self.time_outs.close, closing).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "closed without the broker's consent"),
+                Err(_) => tracing::debug!("closed without the broker's answer"),
             }
         }
     }

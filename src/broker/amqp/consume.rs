@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{AmqpError, Connection, call};
 use super::ledger::{Frame, Ledger};
 use super::message;
-use super::settings::AmqpSettings;
+use super::settings::{AmqpSettings, TimeOuts};
 use super::standing::Standing;
 use super::supervisor::Session;
 use crate::broker::{Delivery, Lane, Token};
@@ -96,9 +96,13 @@ impl Session for Consuming {
                 never = &mut settling => match never? {},
             }
             self.outlets = None;
-            if !self.closing.is_cancelled() {
+            let cancelling = async {
                 reports.cancel(connection).await?;
-                surveys.cancel(connection).await?;
+                surveys.cancel(connection).await
+            };
+            // closing does not wait for the broker's word on it
+            if let Some(cancelled) = self.closing.run_until_cancelled(cancelling).await {
+                cancelled?;
             }
         }
         tokio::select! {
@@ -107,8 +111,9 @@ impl Session for Consuming {
             never = &mut settling => match never? {},
             error = failure(connection) => return Err(error),
         }
+        let time_outs = TimeOuts { call: connection.time_outs().close, ..*connection.time_outs() };
         for (lane, channel) in &channels {
-            write(connection, channel, self.intake.ledger(*lane).take()).await?;
+            write(&time_outs, channel, self.intake.ledger(*lane).take()).await?;
         }
         Ok(())
     }
@@ -189,17 +194,17 @@ async fn settle(connection: &Connection, intake: &Intake, channels: &[(Lane, Cha
     loop {
         intake.settled.notified().await;
         for (lane, channel) in channels {
-            write(connection, channel, intake.ledger(*lane).take()).await?;
+            write(connection.time_outs(), channel, intake.ledger(*lane).take()).await?;
         }
     }
 }
 
-async fn write(connection: &Connection, channel: &Channel, frames: Vec<Frame>) -> Result<(), AmqpError> {
+async fn write(time_outs: &TimeOuts, channel: &Channel, frames: Vec<Frame>) -> Result<(), AmqpError> {
     if frames.is_empty() {
         return Ok(());
     }
     let writes = try_join_all(frames.into_iter().map(|frame| write_one(channel, frame)));
-    call("settling deliveries", connection.time_outs(), writes).await?;
+    call("settling deliveries", time_outs, writes).await?;
     Ok(())
 }
 

@@ -191,7 +191,7 @@ pub struct TimeOuts {
     pub call: Duration,
     /// From handing a message to the socket until its confirm; stands still while the broker blocks.
     pub confirm: Duration,
-    /// All of an orderly close.
+    /// Each half of an orderly close: the last confirms, and the broker's consent.
     pub close: Duration,
 }
 
