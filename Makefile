@@ -13,7 +13,7 @@ lint: ## formatting and clippy
 	cargo clippy --all-targets -- -D warnings
 
 docs: ## the API documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 
 demo: ## the worked report, end to end
 	cargo run --release -- demo

@@ -4,7 +4,7 @@
 //! values; what is to be done leaves as values. So every interleaving can be tested, and live traffic,
 //! timers, outcomes of attempts and recovery after a crash take one path.
 //!
-//! Reading order: [`event`] (what can happen), [`decision`] (what can come of it), [`decide`], then one file
+//! Reading order: [`event`] (what can happen), [`decision`] (what can come of it), [`decide()`], then one file
 //! per table of the lifecycle: `reports` and `closing` (R), `tasks`, `requests` and `footholds` (T), `isolation`
 //! (I), `presence` (A). [`gate`] derives phase and blockers, [`timers`] what is due when, [`policy`] holds roles and
 //! figures, `sla` how soon somebody must act, [`triage`] the helpdesk's four questions. [`organization`] decides
