@@ -92,7 +92,8 @@ run_tests() {
         if cargo nextest --version >/dev/null 2>&1; then
             cargo nextest run --no-fail-fast "${locked[@]}" "$@" || code=$?
         else
-            cargo test --no-fail-fast --lib --bins --tests "${locked[@]}" "$@" || code=$?
+            [ $# -gt 0 ] || set -- --lib --bins --tests
+            cargo test --no-fail-fast "${locked[@]}" "$@" || code=$?
         fi
         cargo test --doc "${locked[@]}" || code=$?
         echo "$code" >"$scratch/code"
