@@ -116,7 +116,9 @@ fn task(dice: &mut Dice, target: &Target, id: u64) -> (Item, Value) {
     let what = format!("{kind}-{id}");
     let json = json!({ "id": id, "type": "assisted", "action": action, "status": "unapproved",
         "parameters": [{ "name": parameter, "description": what }], "simulate": outcomes });
-    let foothold = json!({ "id": format!("fh-{id}"), "kind": kind, "description": what, "remediation_ids": [id] });
+    // a survey lists footholds by id alone: another report on the same agent must not have the same ones
+    let foothold_id = format!("fh-{:08x}", dice.between(0, u32::MAX));
+    let foothold = json!({ "id": foothold_id, "kind": kind, "description": what, "remediation_ids": [id] });
     (Item { id, assisted: true, fate, json }, foothold)
 }
 

@@ -23,6 +23,15 @@ pub fn narrate(event: &Value) -> String {
         ("incident_report.resolution_refused", _) => resolution_refused(&fields),
         ("incident_report.resolution_unblocked", _) => "nothing is in the way of the refused resolution any more".into(),
         ("remediation.status_changed", _) => format!("{} {}", item(&fields), task_changed(&fields)),
+        ("remediation.verified", _) => format!("#{}: verified, the survey no longer sees it", fields.text("remediation_id")),
+        ("incident_report.reopened", _) => format!("the report is OPEN AGAIN: {}", fields.text("cause")),
+        ("incident_report.residual_cleared", _) => "the last task that was still running has ended".into(),
+        ("agent.isolation_changed", _) => {
+            format!("agent {}: isolation is {} (was {})", fields.text("agent_id"), fields.text("to"), fields.text("from"))
+        }
+        ("agent.isolation_drifted", _) => format!("agent {} says that it is not isolated: isolated again", fields.text("agent_id")),
+        ("sla.warning", _) => format!("nobody has acted yet, respond by {}", clock(&fields.text("respond_by"))),
+        ("sla.breached", _) => format!("nobody has acted in time, it was due at {}", clock(&fields.text("respond_by"))),
         ("request.refused", _) => format!("REFUSED {} ({}): {}", fields.text("request_type"), fields.text("code"), fields.text("message")),
         ("agent.status_changed", _) => {
             let before = if fields.has("from") { format!(" (was {})", fields.text("from")) } else { String::new() };
