@@ -121,8 +121,7 @@ impl<S: Store> Partition<S> {
 
     fn take_inbound(&mut self, message: Message, inbound: Inbound) -> Result<(), StoreError> {
         let Inbound { event, key, digest, dedupe, .. } = inbound;
-        if !self.is_virtual() && event.time > after(self.now(), MAX_AHEAD) {
-            let detail = format!("time: {} is more than a day ahead of this service's clock", event.time);
+        if let Some(detail) = self.too_far_ahead(&event) {
             self.dead_letter(&message, &rejection(&event, Reason::Invalid, detail));
             return Ok(());
         }
@@ -133,7 +132,7 @@ impl<S: Store> Partition<S> {
             if InboxRow::decode(&inbox_key, &known)?.digest == digest {
                 Counters::add(&self.counters.duplicate, 1);
             } else {
-                let detail = format!("an event with id {:?} from the same source had other bytes", event.id);
+                let detail = "id: an event with this id from the same source had other bytes".into();
                 self.dead_letter(&message, &rejection(&event, Reason::IdReused, detail));
             }
             return Ok(());
@@ -179,6 +178,19 @@ impl<S: Store> Partition<S> {
             self.writes.put(inbox_key, inbox_row.encode());
         }
         Ok(())
+    }
+
+    /// A producer's clock that cannot be right. Virtual time is what the events say it is.
+    fn too_far_ahead(&self, event: &Event) -> Option<String> {
+        if !self.is_virtual() && event.time > after(self.now(), MAX_AHEAD) {
+            return Some(format!("time: {} is more than a day ahead of this service's clock", event.time));
+        }
+        match &event.kind {
+            EventKind::Surveyed(survey) if survey.surveyed_at > after(event.time, MAX_AHEAD) => {
+                Some(format!("data.surveyed_at: {} is more than a day after the event's own time", survey.surveyed_at))
+            }
+            _ => None,
+        }
     }
 
     /// The one door to `decide`. `given` is the subject of an event that the engine itself has raised.
