@@ -42,7 +42,6 @@ fn golden_able_moose() {
     check_golden("able-moose");
 }
 
-/// Most of its requests belong to rows that are not applied yet: they are dead letters until then.
 #[test]
 fn golden_critical_isolated() {
     check_golden("critical-isolated");
@@ -101,9 +100,12 @@ fn the_worked_report_is_told_step_by_step() {
 
         survey-12-3 | task 2: retry_wait -> queued, attempt 1, tries 3, file_in_use
         survey-12-3 | task 2: queued -> delivered, attempt 2, tries 0
+        survey-12-3 | task 1: verified
         survey-12-3 | task 2: delivered -> completed, attempt 2, tries 2
         survey-12-3 | phase: remediating -> ready
         survey-12-3 | resolution unblocked
+
+        survey-12-4 | task 2: verified
 
         p-6 | report: sent -> closed (-), resolved
         p-6 | task 4: awaiting_human -> completed, attempt 0, tries 0, acknowledged
@@ -136,6 +138,79 @@ fn the_worked_report_is_told_step_by_step() {
     assert_eq!([&first["next_attempt_at"], &first["deliver_by"], &first["reason"]], [&Value::Null; 3]);
 }
 
+/// The page goes out at once and once, containment is respected until remediation is over, and what failed is in the
+/// way until it has been done.
+#[test]
+fn a_critical_report_is_paged_contained_retried_resolved_and_released() {
+    let replayed = replay([file("critical-isolated")]);
+    let events = replayed.events();
+    check_story(
+        &events,
+        "
+        soc-1003-1 | report: - -> sent (awaiting_approval), created
+        soc-1003-1 | triage: page_now, unknown, both, read_report, isolation Pending Isolation
+        soc-1003-1 | task 21: - -> unapproved, attempt 0, tries 0
+        soc-1003-1 | task 22: - -> unapproved, attempt 0, tries 0
+        soc-1003-1 | task 23: - -> unapproved, attempt 0, tries 0
+        soc-1003-1 | paged: critical_report
+        soc-1003-1 | agent 14: - -> known
+        soc-1003-1 | isolation of 14: Enabled -> Pending Isolation, held by [1003], incident_report.created
+
+        p-20 | SOC support: callback, other
+
+        p-21 | task 21: unapproved -> queued, attempt 0, tries 0
+        p-21 | task 22: unapproved -> queued, attempt 0, tries 0
+        p-21 | task 23: unapproved -> awaiting_human, attempt 0, tries 0
+        p-21 | phase: awaiting_approval -> remediating
+
+        survey-14-1 | task 21: queued -> delivered, attempt 1, tries 0
+        survey-14-1 | task 22: queued -> held, attempt 0, tries 0
+        survey-14-1 | agent 14: known -> online
+        survey-14-1 | isolation of 14: Pending Isolation -> Isolated, held by [1003], -
+        survey-14-1 | task 21: delivered -> completed, attempt 1, tries 1
+        survey-14-1 | task 22: held -> queued, attempt 0, tries 0
+        survey-14-1 | task 22: queued -> delivered, attempt 1, tries 0
+        survey-14-1 | task 22: delivered -> failed, attempt 1, tries 1, access_denied
+        survey-14-1 | phase: remediating -> blocked
+
+        p-22 | agent.release_requested refused: isolation_held
+        p-23 | resolution refused: task_failed 22
+
+        p-24 | task 22: failed -> queued, attempt 0, tries 0
+        p-24 | phase: blocked -> remediating
+
+        survey-14-2 | task 22: queued -> delivered, attempt 1, tries 0
+        survey-14-2 | task 22: delivered -> completed, attempt 1, tries 1
+        survey-14-2 | phase: remediating -> ready
+        survey-14-2 | resolution unblocked
+
+        survey-14-3 | task 22: verified
+
+        p-25 | report: sent -> closed (-), resolved
+        p-25 | task 23: awaiting_human -> completed, attempt 0, tries 0, acknowledged
+        p-25 | isolation of 14: Isolated -> Isolated, held by [], resolved
+
+        p-26 | isolation of 14: Isolated -> Pending Release, held by [], remediated
+        survey-14-4 | isolation of 14: Pending Release -> Enabled, held by [], -
+        ",
+    );
+    check_sequences(&events);
+    assert_eq!(replayed.dead_letters, Vec::<Value>::new());
+
+    let page = events.iter().find(|event| event["type"] == "on_call.paged").unwrap();
+    assert_eq!((&page["time"], &page["data"]["respond_by"]), (&json!("2026-11-23T22:10:00Z"), &json!("2026-11-23T22:25:00Z")));
+    let refused = events.iter().find(|event| event["causationid"] == "p-23").unwrap();
+    assert_eq!(
+        refused["data"]["blockers"],
+        json!([{
+            "code": "task_failed", "remediation_id": 22, "plan_revision": 1, "action": "Delete Service", "state": "failed",
+            "attempt": 1, "max_attempts": 5, "reason": "access_denied", "next_attempt_at": null,
+            "deliver_by": "2026-11-30T22:13:00Z", "agent_id": 14,
+            "clears_by": "a retry by an admin, security_engineer or user, a waiver by an admin, or a revised plan",
+        }])
+    );
+}
+
 #[test]
 fn a_rejected_plan_is_revised_and_the_stale_approval_refused() {
     let replayed = replay([file("reject-and-revise")]);
@@ -164,6 +239,8 @@ fn a_rejected_plan_is_revised_and_the_stale_approval_refused() {
         survey-13-1 | agent 13: known -> online
         survey-13-1 | task 13: delivered -> completed, attempt 1, tries 1
         survey-13-1 | phase: remediating -> ready
+
+        survey-13-2 | task 13: verified
 
         p-13 | report: sent -> closed (-), resolved
         ",

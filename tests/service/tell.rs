@@ -13,6 +13,11 @@ pub fn tell(event: &Value) -> String {
     let cause = event["causationid"].as_str().unwrap();
     let said = match event["type"].as_str().unwrap() {
         "agent.status_changed" => format!("agent {}: {}", data["agent_id"], change(data)),
+        "agent.isolation_changed" => {
+            format!("isolation of {}: {}, held by {}, {}", data["agent_id"], change(data), data["holders"], word(&data["reason"]))
+        }
+        "agent.isolation_drifted" => format!("isolation of {} drifted, held by {}", data["agent_id"], data["holders"]),
+        "funnel.updated" => format!("funnel {}: {}", word(&data["period"]), data["incidents_reported"]),
         "incident_report.status_changed" => format!("report: {} ({}), {}", change(data), word(&data["phase"]), word(&data["cause"])),
         "incident_report.triaged" => format!(
             "triage: {}, {}, {}, {}, isolation {}",
@@ -25,8 +30,15 @@ pub fn tell(event: &Value) -> String {
         "incident_report.phase_changed" => format!("phase: {}", change(data)),
         "incident_report.resolution_refused" => format!("resolution refused: {}", blockers(&data["blockers"])),
         "incident_report.resolution_unblocked" => "resolution unblocked".to_owned(),
+        "incident_report.reopened" => format!("reopened: {}, task {}", word(&data["cause"]), data["remediation_id"]),
+        "incident_report.residual_cleared" => "residual cleared".to_owned(),
+        "incident_report.updated" => format!("updated: severity {}", word(&data["severity"])),
+        "incident_report.comment_added" => "comment".to_owned(),
+        "soc_support.requested" => format!("SOC support: {}, {}", word(&data["channel"]), word(&data["reason"])),
+        "sla.warning" | "sla.breached" => format!("{}: by {}", word(&event["type"]), word(&data["respond_by"])),
         "request.refused" => format!("{} refused: {}", word(&data["request_type"]), word(&data["code"])),
         "on_call.paged" => format!("paged: {}", word(&data["reason"])),
+        "remediation.verified" => format!("task {}: verified", data["remediation_id"]),
         "remediation.status_changed" => {
             let told = format!("task {}: {}, attempt {}, tries {}", data["remediation_id"], change(data), data["attempt"], data["tries"]);
             if data["reason"].is_null() { told } else { format!("{told}, {}", word(&data["reason"])) }
