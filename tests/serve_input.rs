@@ -195,7 +195,7 @@ async fn what_can_never_be_applied_is_told_by_its_reason() {
         event["data"]["incident_report"]["id"] = json!(1001);
         event["data"]["incident_report"]["summary"] = json!("something else");
     });
-    place.check("an id used again", &reused, "id_reused", "an event with id").await;
+    place.check("an id used again", &reused, "id_reused", "id: an event with this id").await;
 
     // nothing is known of report 4711, nor 20 minutes later
     let mut orphan: Value = serde_json::from_slice(&sample("able-moose")[4]).unwrap();

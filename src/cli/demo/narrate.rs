@@ -246,7 +246,7 @@ mod tests {
             json!({ "blockers": [blocker] }),
             "REFUSED to close the report, 1 in the way:\n#2 Quarantine File: task_pending, attempt 1 of 5, file_in_use, next try 09:18:47; cleared by the agent",
         );
-        check("sla.breached", json!({ "severity": "high", "actor": null }), "sla.breached: severity high");
+        check("some.new.type", json!({ "severity": "high", "actor": null }), "some.new.type: severity high");
         check("agent.status_changed", json!({}), "agent ? is ?");
     }
 
