@@ -8,7 +8,7 @@
 //!                        relay ─▶ publish ─▶ confirm ─▶ drop the row
 //! ```
 //!
-//! Reading order: [`partition`] (one event becomes rows), [`batch`] (what is not yet durable), [`engine`] (the
+//! Reading order: [`partition`] (one event becomes rows; `due`: what happens by itself), [`batch`] (what is not yet durable), [`engine`] (the
 //! loop), [`ingest`], [`relay`], [`recovery`].
 
 pub mod audit;
@@ -16,6 +16,7 @@ pub mod batch;
 pub mod clock;
 pub mod counters;
 mod dead_letters;
+mod due;
 pub mod engine;
 pub mod ingest;
 mod organizations;
