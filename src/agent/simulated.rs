@@ -22,8 +22,9 @@
 use crate::machine::decision::AttemptOrder;
 use crate::machine::policy::mix;
 use crate::machine::subject::Subject;
-use crate::model::agent::Survey;
+use crate::model::agent::{FirewallStatus, Survey};
 use crate::model::remediation::{Action, OutcomeClass, OutcomeCode, State};
+use crate::model::report::{Foothold, Report};
 use crate::model::time::Span;
 
 use super::tries::{MAX_TRIES, Pauses};
@@ -124,27 +125,71 @@ fn odds(action: Action) -> Odds {
     Odds { transient_permille, transient, permanent_permille, permanent, takes_ms }
 }
 
-/// What the host sees when it surveys, filled in where the event does not say: a foothold is gone once every task
-/// that was to remove it is completed.
-pub fn observe(subject: &Subject, survey: &mut Survey) {
-    if survey.footholds_present.is_none() {
-        let present = subject.reports.values().flat_map(|report| {
-            report.footholds.iter().filter(|foothold| {
-                let done = |id| report.item(id).is_some_and(|item| item.state == State::Completed);
-                let mut tasks =
-                    foothold.remediation_ids.iter().filter(|id| report.item(**id).is_some_and(|item| item.kind.is_task())).peekable();
-                tasks.peek().is_none() || !tasks.all(|id| done(*id))
-            })
+/// What the host sees when it surveys, filled in where the event does not say.
+///
+/// A foothold is gone once every task that was to remove it is completed. The boot id changes after a completed
+/// `reboot_host`. In the seeded model a removed foothold is back in 2 of 1,000 surveys, an isolated host says that it
+/// is not in 5 of 1,000, and somebody reboots a host that waits for it in one survey of four.
+pub fn observe(subject: &Subject, survey: &mut Survey, model: Model) {
+    let chance = |what: &str, permille: u64| match model {
+        Model::Steady => false,
+        Model::Seeded { seed } => {
+            let base = mix(seed) ^ mix(survey.agent_id.0) ^ mix(survey.surveyed_at.as_millisecond() as u64);
+            what.bytes().fold(base, |hash, byte| mix(hash ^ u64::from(byte))) % 1_000 < permille
+        }
+    };
+    let present = survey.footholds_present.is_none().then(|| {
+        let listed = subject.reports.values().flat_map(|report| {
+            let back = |foothold: &&Foothold| !is_removed(report, foothold) || chance(&foothold.id, 2);
+            report.footholds.iter().filter(back).map(|foothold| foothold.id.clone())
         });
-        survey.footholds_present = Some(present.map(|foothold| foothold.id.clone()).collect());
+        listed.collect()
+    });
+    let held = subject.agent.as_ref().is_some_and(|agent| agent.firewall_status == FirewallStatus::Isolated);
+    let isolated = held.then(|| !chance("isolation", 5));
+    let boot_id = boot_id(subject, chance("reboot", 250));
+    survey.footholds_present = survey.footholds_present.take().or(present);
+    survey.isolated = survey.isolated.or(isolated);
+    survey.boot_id = survey.boot_id.take().or(boot_id);
+}
+
+fn is_removed(report: &Report, foothold: &Foothold) -> bool {
+    let linked = || foothold.remediation_ids.iter().filter_map(|id| report.item(*id)).filter(|item| item.kind.is_task());
+    linked().next().is_some() && linked().all(|item| item.state == State::Completed)
+}
+
+/// `boot-<n>`, one more after each reboot. A host that surveys by ids of its own keeps those until it reboots here.
+fn boot_id(subject: &Subject, somebody_reboots: bool) -> Option<String> {
+    let known = subject.agent.as_ref().and_then(|agent| agent.boot_id.as_deref());
+    let last_survey = subject.agent.as_ref().and_then(|agent| agent.last_survey_at);
+    let mut items = subject.reports.values().flat_map(|report| report.remediations.iter());
+    let rebooted = items.any(|item| match item.state {
+        State::Completed => item.action.listed() == Some(Action::RebootHost) && item.completed_at >= last_survey && last_survey.is_some(),
+        State::RebootPending => somebody_reboots,
+        _ => false,
+    });
+    match (known, rebooted) {
+        (None, _) => Some("boot-1".into()),
+        (Some(_), false) => None,
+        (Some(known), true) => {
+            let number: u64 = known.strip_prefix("boot-").and_then(|number| number.parse().ok()).unwrap_or(0);
+            Some(format!("boot-{}", number + 1))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::model::ids::{RemediationId, ReportId};
-    use crate::model::remediation::ActionName;
+    use crate::machine::decide;
+    use crate::machine::decision::Decision;
+    use crate::machine::event::{Event, EventKind, NewReport, PlanItem};
+    use crate::machine::policy::Policy;
+    use crate::model::ids::{AgentId, RemediationId, ReportId, SubjectKey, TenantId};
+    use crate::model::remediation::{ActionName, Parameters, RemediationType};
+    use crate::model::report::{AttackKind, ReportText, Severity};
     use crate::model::time::Timestamp;
 
     fn order(action: &str, simulate: &[&str], cursor: u32, attempt: &str) -> AttemptOrder {
@@ -196,5 +241,118 @@ mod tests {
         // three tries at 30 % each leave 2.7 % in use; 2 % a try are protected
         assert!((60..170).contains(&share("file_in_use")), "{}", share("file_in_use"));
         assert!((60..170).contains(&share("protected")), "{}", share("protected"));
+    }
+
+    /// A host with a report on it: `fh-1` goes with item 1, item 2 reboots; `states` are the items'.
+    fn host(states: [State; 2], boot_id: Option<&str>) -> Subject {
+        let item = |id, action: &str| PlanItem {
+            id: RemediationId(id),
+            kind: RemediationType::Assisted,
+            action: ActionName::new(action),
+            parameters: Parameters::None,
+            simulate: Vec::new(),
+        };
+        let new = NewReport {
+            id: ReportId(1),
+            agent_id: Some(AgentId(7)),
+            identity: None,
+            platform: "windows".into(),
+            hostname: None,
+            severity: Severity::High,
+            attack_kind: AttackKind::Unknown,
+            text: ReportText::default(),
+            simulated: false,
+            isolate_host: false,
+            plan_revision: 1,
+            items: vec![item(1, "delete_file"), item(2, "reboot_host")],
+            footholds: vec![Foothold {
+                id: "fh-1".into(),
+                kind: "file".into(),
+                description: String::new(),
+                remediation_ids: vec![RemediationId(1)],
+            }],
+            sent_at: at(0),
+            updated_at: at(0),
+            status_updated_at: at(0),
+        };
+        let tenant = TenantId { account: 1, organization: 1 };
+        let event = Event { id: "e".into(), tenant, time: at(0), traceparent: None, kind: EventKind::ReportCreated(Box::new(new)) };
+        let unknown = Subject::unknown(tenant, SubjectKey::Agent(AgentId(7)));
+        let Decision::Applied(applied) = decide(&unknown, &event, at(0), &Policy::default()) else { panic!("not created") };
+        let mut subject = applied.subject;
+        for report in subject.reports.values_mut() {
+            for (item, state) in Arc::make_mut(report).remediations.iter_mut().zip(states) {
+                item.state = state;
+                item.completed_at = (state == State::Completed).then(|| at(120));
+            }
+        }
+        if let Some(agent) = &mut subject.agent {
+            agent.boot_id = boot_id.map(str::to_owned);
+            agent.last_survey_at = Some(at(60));
+        }
+        subject
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    fn survey(second: i64) -> Survey {
+        Survey {
+            agent_id: AgentId(7),
+            surveyed_at: at(second),
+            hostname: None,
+            platform: None,
+            agent_version: None,
+            boot_id: None,
+            footholds_present: None,
+            isolated: None,
+        }
+    }
+
+    #[test]
+    fn a_survey_sees_what_completed_tasks_have_left() {
+        for (states, boot_id, footholds, boot) in [
+            ([State::RetryWait, State::Held], None, vec!["fh-1"], Some("boot-1")),
+            ([State::RetryWait, State::Held], Some("boot-1"), vec!["fh-1"], None),
+            ([State::Completed, State::Held], Some("boot-1"), vec![], None),
+            ([State::Completed, State::Completed], Some("boot-1"), vec![], Some("boot-2")),
+            ([State::Completed, State::Completed], Some("of-its-own"), vec![], Some("boot-1")),
+            // nobody reboots a steady host
+            ([State::Completed, State::RebootPending], Some("boot-1"), vec![], None),
+        ] {
+            let mut seen = survey(900);
+            observe(&host(states, boot_id), &mut seen, Model::Steady);
+            assert_eq!(seen.footholds_present, Some(footholds.into_iter().map(str::to_owned).collect()), "{states:?}");
+            assert_eq!((seen.boot_id.as_deref(), seen.isolated), (boot, None), "{states:?} {boot_id:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_event_says_is_what_was_seen() {
+        let mut seen =
+            Survey { footholds_present: Some(vec!["fh-9".into()]), boot_id: Some("b".into()), isolated: Some(true), ..survey(900) };
+        let told = seen.clone();
+        observe(&host([State::Completed, State::Completed], Some("boot-1")), &mut seen, Model::Seeded { seed: 1 });
+        assert_eq!(seen, told);
+    }
+
+    #[test]
+    fn seeded_hosts_relapse_drift_and_are_rebooted_at_the_documented_rates() {
+        let mut subject = host([State::Completed, State::RebootPending], Some("boot-1"));
+        if let Some(agent) = &mut subject.agent {
+            agent.firewall_status = FirewallStatus::Isolated;
+        }
+        let (mut back, mut drifted, mut rebooted) = (0, 0, 0);
+        for n in 0..10_000 {
+            let mut seen = survey(n * 900);
+            observe(&subject, &mut seen, Model::Seeded { seed: 7 });
+            back += usize::from(seen.footholds_present.is_some_and(|present| !present.is_empty()));
+            drifted += usize::from(seen.isolated == Some(false));
+            rebooted += usize::from(seen.boot_id.is_some());
+        }
+        assert!((5..45).contains(&back), "{back} of 20");
+        assert!((20..90).contains(&drifted), "{drifted} of 50");
+        assert!((2_200..2_800).contains(&rebooted), "{rebooted} of 2,500");
     }
 }

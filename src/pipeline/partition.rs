@@ -240,7 +240,7 @@ impl<S: Store> Partition<S> {
         }
         let subject = self.addressed(&event, given)?;
         if let EventKind::Surveyed(survey) = &mut event.kind {
-            simulated::observe(&subject, survey);
+            simulated::observe(&subject, survey, self.settings.model);
         }
         let decision = decide(&subject, &event, now, &policy);
         audit::write(&mut self.writes, &event, now, &subject, &decision);
