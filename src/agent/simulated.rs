@@ -164,7 +164,11 @@ fn boot_id(subject: &Subject, somebody_reboots: bool) -> Option<String> {
     let last_survey = subject.agent.as_ref().and_then(|agent| agent.last_survey_at);
     let mut items = subject.reports.values().flat_map(|report| report.remediations.iter());
     let rebooted = items.any(|item| match item.state {
-        State::Completed => item.action.listed() == Some(Action::RebootHost) && item.completed_at >= last_survey && last_survey.is_some(),
+        State::Completed => {
+            item.action.listed() == Some(Action::RebootHost)
+                && item.last_attempt_survey.is_some()
+                && item.last_attempt_survey == last_survey
+        }
         State::RebootPending => somebody_reboots,
         _ => false,
     });
@@ -284,6 +288,7 @@ mod tests {
             for (item, state) in Arc::make_mut(report).remediations.iter_mut().zip(states) {
                 item.state = state;
                 item.completed_at = (state == State::Completed).then(|| at(120));
+                item.last_attempt_survey = (state == State::Completed).then(|| at(60));
             }
         }
         if let Some(agent) = &mut subject.agent {

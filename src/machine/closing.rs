@@ -61,11 +61,15 @@ fn end(draft: &mut Draft<'_>, id: ReportId, to: ReportStatus, cause: &'static st
         report.closed_at = Some(now);
         report.closed_by = Some(cause.into());
         report.refused_resolution = None;
-        report.watched = !report.footholds.is_empty();
+        // the SOC's withdrawal is final; anything else can be reopened
+        report.watched = to != ReportStatus::Dismissed && !report.footholds.is_empty();
         sla::stop(report);
     }
     draft.set_status(id, to, cause, author);
-    isolation::drop_holder(draft, id, cause);
+    // tasks that go on, an isolation among them, keep the host as it is (R13)
+    if !draft.report(id).is_some_and(|report| report.residual) {
+        isolation::drop_holder(draft, id, cause);
+    }
     tasks::forerunners_ended(draft);
 }
 
@@ -124,19 +128,17 @@ pub(super) fn closed_upstream(mut draft: Draft<'_>, id: ReportId, status_updated
     for index in items_in(&draft, id, |item| item.state == State::Unapproved) {
         tasks::cancel(&mut draft, id, index, Cancellation::Obsolete);
     }
-    end(&mut draft, id, ReportStatus::Closed, "closed_upstream", Some(Author::Soc));
     if let Some(report) = draft.change(id) {
         report.status_updated_at = status_updated_at;
         report.residual = residual_tasks(report) > 0;
     }
+    end(&mut draft, id, ReportStatus::Closed, "closed_upstream", Some(Author::Soc));
     draft.finish()
 }
 
 /// Approved tasks that go on.
 pub(super) fn residual_tasks(report: &Report) -> u32 {
-    let open = |item: &&Remediation| {
-        item.kind.is_task() && (item.state.is_in_the_field() || matches!(item.state, State::Queued | State::Held | State::RetryWait))
-    };
+    let open = |item: &&Remediation| item.kind.is_task() && item.state.is_under_way();
     report.remediations.iter().filter(open).count() as u32
 }
 
@@ -145,9 +147,7 @@ pub(super) fn agent_removed(draft: &mut Draft<'_>) {
     let open: Vec<ReportId> =
         draft.subject.reports.values().filter(|report| report.status.is_open() || report.residual).map(|report| report.id).collect();
     for id in open {
-        let open_task = |item: &Remediation| {
-            item.kind.is_task() && (item.state.is_in_the_field() || matches!(item.state, State::Queued | State::Held | State::RetryWait))
-        };
+        let open_task = |item: &Remediation| item.kind.is_task() && item.state.is_under_way();
         for index in items_in(draft, id, open_task) {
             tasks::fail(draft, id, index, "agent_removed");
         }
@@ -261,15 +261,15 @@ fn settle_automatic(draft: &mut Draft<'_>, id: ReportId) {
     let Some(report) = draft.report(id) else { return };
     let tasks = || report.remediations.iter().filter(|item| item.kind.is_task());
     if tasks().any(|item| matches!(item.state, State::Failed | State::Expired)) {
-        hand_over(draft, id, "remediation_failed");
+        hand_over(draft, id, "remediation_failed", Author::Policy);
     } else if tasks().all(|item| item.state.is_terminal()) {
         close(draft, id, "auto", Some(Author::Policy));
     }
 }
 
 /// R5 and R5b: from the automatism to people; the SLA starts now.
-pub(super) fn hand_over(draft: &mut Draft<'_>, id: ReportId, cause: &'static str) {
-    draft.set_status(id, ReportStatus::Sent, cause, Some(Author::Policy));
+pub(super) fn hand_over(draft: &mut Draft<'_>, id: ReportId, cause: &'static str, author: Author) {
+    draft.set_status(id, ReportStatus::Sent, cause, Some(author));
     sla::start(draft, id, draft.decided_at());
 }
 
@@ -290,6 +290,7 @@ fn settle_residual(draft: &mut Draft<'_>, id: ReportId) {
             report.residual = false;
         }
         draft.note(id, Body::ResidualCleared);
+        isolation::drop_holder(draft, id, "residual_cleared");
     }
 }
 

@@ -16,7 +16,7 @@ use super::gate;
 use super::notice::{About, Author, Body, Notice, RefusalCode, RemediationChange};
 use super::policy::{MAX_ATTEMPTS, Policy};
 use super::subject::Subject;
-use super::{closing, tasks};
+use super::{closing, isolation, tasks};
 
 /// A timer that fires later than this bears the time at which it did.
 const LATE: Span = Span::from_secs(1);
@@ -99,6 +99,7 @@ impl<'a> Draft<'a> {
             last_survey_at: None,
             firewall_status: FirewallStatus::Enabled,
             isolation: Isolation::default(),
+            removed_at: None,
             presence_due: None,
             sequence: 0,
         })
@@ -246,6 +247,7 @@ impl<'a> Draft<'a> {
 
     /// Draws what follows from the state by itself, then numbers and orders what was said.
     pub fn finish(mut self) -> Decision {
+        isolation::settle(&mut self);
         tasks::settle_holds(&mut self);
         closing::settle(&mut self);
         let time = self.decided_at();
@@ -280,8 +282,8 @@ impl<'a> Draft<'a> {
 }
 
 impl ReportDraft {
-    /// The bodies in publication order. Clears the mark of a refused resolution when the gate has opened.
-    fn into_bodies(self, report: &mut Report) -> Vec<Body> {
+    /// The bodies in publication order.
+    fn into_bodies(self, report: &Report) -> Vec<Body> {
         let phase = gate::phase(report);
         let mut bodies = Vec::new();
         let closing = self.status.is_some();
@@ -301,7 +303,7 @@ impl ReportDraft {
             bodies.push(Body::PhaseChanged { from, to });
         }
         bodies.extend(self.rest);
-        if became_ready && report.refused_resolution.take().is_some() {
+        if became_ready && report.refused_resolution.is_some() {
             bodies.push(Body::ResolutionUnblocked);
         }
         bodies

@@ -21,7 +21,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// Every type of messages.md that this version applies, and the three kinds from inside.
+/// Every type of messages.md that this version applies, and the kinds from inside.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
     ReportCreated(Box<NewReport>),

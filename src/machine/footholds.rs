@@ -10,7 +10,7 @@ use crate::model::time::{Timestamp, after};
 use super::draft::Draft;
 use super::notice::{Author, Body, ReopenCause};
 use super::policy::{MAX_REGRESSIONS, REOPEN_WINDOW};
-use super::{closing, tasks};
+use super::{closing, isolation, tasks};
 
 /// Nothing, unless the survey has looked.
 pub(super) fn surveyed(draft: &mut Draft<'_>, survey: &Survey) {
@@ -19,8 +19,14 @@ pub(super) fn surveyed(draft: &mut Draft<'_>, survey: &Survey) {
     for id in reports {
         verify(draft, id, present, survey.surveyed_at);
         come_back(draft, id, present, survey.surveyed_at);
-        close_when_cleared(draft, id, present);
+        close_when_cleared(draft, id, present, survey.surveyed_at);
     }
+}
+
+/// A survey after the one in which the item was completed, by the agent's own clock; where no attempt was needed, by
+/// ours.
+fn is_later(item: &Remediation, surveyed_at: Timestamp) -> bool {
+    item.last_attempt_survey.or(item.completed_at).is_some_and(|at| at < surveyed_at)
 }
 
 /// The second half of T7.
@@ -32,7 +38,7 @@ fn verify(draft: &mut Draft<'_>, id: ReportId, present: &[String], surveyed_at: 
             && item.state == State::Completed
             && item.kind.is_task()
             && !item.verified
-            && item.completed_at.is_some_and(|at| at < surveyed_at)
+            && is_later(item, surveyed_at)
             && linked.peek().is_some()
             && linked.all(|foothold| !present.contains(&foothold.id))
     };
@@ -58,9 +64,7 @@ fn come_back(draft: &mut Draft<'_>, id: ReportId, present: &[String], surveyed_a
     }
     // a foothold that others are still to remove is no sign that this one has come back
     let was_gone = |report: &Report, ids: &[crate::model::ids::RemediationId]| {
-        ids.iter().all(|id| {
-            report.item(*id).is_some_and(|item| item.state == State::Completed && item.completed_at.is_some_and(|at| at < surveyed_at))
-        })
+        ids.iter().all(|id| report.item(*id).is_some_and(|item| item.state == State::Completed && is_later(item, surveyed_at)))
     };
     let mut returned: Vec<usize> = Vec::new();
     for foothold in report.footholds.iter().filter(|foothold| present.contains(&foothold.id)) {
@@ -92,11 +96,14 @@ fn come_back(draft: &mut Draft<'_>, id: ReportId, present: &[String], surveyed_a
             item.completed_at = None;
             item.reason = Some("regressed".into());
         });
+        if to == State::Queued {
+            isolation::hold_for(draft, id, index);
+        }
     }
 }
 
 /// R11.
-fn close_when_cleared(draft: &mut Draft<'_>, id: ReportId, present: &[String]) {
+fn close_when_cleared(draft: &mut Draft<'_>, id: ReportId, present: &[String], surveyed_at: Timestamp) {
     if !draft.policy.organization.auto_close_when_footholds_cleared {
         return;
     }
@@ -109,6 +116,9 @@ fn close_when_cleared(draft: &mut Draft<'_>, id: ReportId, present: &[String]) {
     let counts = |item: &&Remediation| item.revision == report.plan_revision || item.state.is_in_the_field();
     let cleared = report.status == ReportStatus::Sent
         && !report.in_revision
+        // a survey from before the plan, or before somebody's consent to it, says nothing of it
+        && report.plan_issued_at < surveyed_at
+        && report.remediations.iter().all(|item| item.approved_at.is_none_or(|at| at < surveyed_at))
         && !report.footholds.is_empty()
         && report.footholds.iter().all(|foothold| !present.contains(&foothold.id))
         && !report.remediations.iter().filter(counts).any(in_the_way);
@@ -116,7 +126,7 @@ fn close_when_cleared(draft: &mut Draft<'_>, id: ReportId, present: &[String]) {
         return;
     }
     for index in 0..report.remediations.len() {
-        let waits = |item: &Remediation| matches!(item.state, State::Queued | State::Held | State::RetryWait);
+        let waits = |item: &Remediation| item.state.waits();
         if draft.report(id).and_then(|report| report.remediations.get(index)).is_some_and(waits) {
             tasks::cancel(draft, id, index, Cancellation::Obsolete);
         }

@@ -51,7 +51,7 @@ pub fn blockers(report: &Report, agent: Option<&Agent>, role_allowed: bool) -> V
     let mut items: Vec<_> = report.remediations.iter().filter_map(|item| Some((item, blocks(report, item)?))).collect();
     items.sort_by_key(|(item, _)| (item.id, item.revision));
     blockers.extend(items.into_iter().map(|(item, code)| {
-        let waits = matches!(item.state, State::Queued | State::Held | State::RetryWait);
+        let waits = item.state.waits();
         let code = if unresponsive && waits { BlockerCode::AgentUnresponsive } else { code };
         Blocker { code, task: Some(blocked_task(item)), agent_id: report.agent_id }
     }));

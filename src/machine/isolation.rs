@@ -17,9 +17,20 @@ use super::notice::{Author, Body, PageReason, RefusalCode};
 use super::policy::{ISOLATION_WINDOW, Permission, may};
 use super::reports::role_message;
 
-/// A containment item that *is* the isolation of the host: the I table moves it, not an attempt.
+/// An item that *is* the isolation of the host: the I table moves it, not an attempt.
 pub(super) fn is_isolation(item: &Remediation) -> bool {
-    item.kind == RemediationType::Containment && item.action.listed() == Some(Action::IsolateHost)
+    item.kind.is_task() && item.action.listed() == Some(Action::IsolateHost)
+}
+
+/// I1 for an item that has just been queued (T2, T2c, T15, T16), if it is one of these.
+pub(super) fn hold_for(draft: &mut Draft<'_>, id: ReportId, index: usize) {
+    let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)).filter(|item| is_isolation(item)) else { return };
+    let author = match (draft.event.kind.actor(), item.kind) {
+        (Some(actor), _) => Author::Person(actor.clone()),
+        (None, RemediationType::Containment) => Author::Soc,
+        (None, RemediationType::Assisted | RemediationType::Manual) => Author::Policy,
+    };
+    hold(draft, Holder::Report(id), Some("plan".into()), author);
 }
 
 /// I1, and I8 while a release is pending; a repeat only adds a holder.
@@ -37,8 +48,18 @@ pub(super) fn hold(draft: &mut Draft<'_>, holder: Holder, reason: Option<String>
             agent.isolation.failed = false;
             agent.isolation.drifted_surveys = 0;
         }
-        FirewallStatus::PendingIsolation | FirewallStatus::Isolated if !is_new => return,
-        FirewallStatus::PendingIsolation | FirewallStatus::Isolated => {}
+        FirewallStatus::PendingIsolation => {
+            // asked again after a failure: it may fail again, and say so
+            let asked_again = std::mem::take(&mut agent.isolation.failed);
+            if asked_again {
+                agent.isolation.fails_at = Some(fails_at);
+            }
+            if !is_new && !asked_again {
+                return;
+            }
+        }
+        FirewallStatus::Isolated if !is_new => return,
+        FirewallStatus::Isolated => {}
     }
     note_change(draft, from, reason, Some(author));
 }
@@ -75,8 +96,8 @@ pub(super) fn surveyed(draft: &mut Draft<'_>, survey: &Survey) {
         FirewallStatus::PendingIsolation if answers && survey.isolated == Some(false) => fail(draft, "agent_error"),
         FirewallStatus::PendingIsolation if answers => {
             set_status(draft.change_agent(id), FirewallStatus::Isolated, None);
-            end_items(draft, State::Completed, None);
             note_change(draft, from, None, None);
+            settle(draft);
         }
         FirewallStatus::PendingRelease if answers => {
             set_status(draft.change_agent(id), FirewallStatus::Enabled, None);
@@ -118,8 +139,9 @@ fn fail(draft: &mut Draft<'_>, why: &str) {
         return;
     }
     agent.isolation.failed = true;
-    end_items(draft, State::Failed, Some(why));
+    agent.isolation.failed_because = Some(why.into());
     note_change(draft, FirewallStatus::PendingIsolation, Some("failed".into()), None);
+    settle(draft);
     for report in holding_reports(draft) {
         let Some(held) = draft.report(report).filter(|report| report.severity == Severity::Critical && !report.simulated) else { continue };
         let (severity, respond_by) = (held.severity, held.sla.map_or(draft.now, |sla| sla.respond_by));
@@ -127,19 +149,34 @@ fn fail(draft: &mut Draft<'_>, why: &str) {
     }
 }
 
-/// An `isolate_host` item of a holding report ends with the isolation that it is.
-fn end_items(draft: &mut Draft<'_>, to: State, reason: Option<&str>) {
-    let now = draft.now;
-    for report in holding_reports(draft) {
-        let items = draft.report(report).map_or(0, |report| report.remediations.len());
-        for index in 0..items {
-            let Some(item) = draft.report(report).and_then(|report| report.remediations.get(index)) else { continue };
-            let ends = matches!(item.state, State::Queued | State::Held) || (to == State::Completed && item.state == State::Failed);
-            if is_isolation(item) && ends {
-                draft.move_item(report, index, to, |item| {
-                    item.reason = reason.map(str::to_owned);
-                    item.completed_at = (to == State::Completed).then_some(now);
-                });
+/// What an `isolate_host` item has come to follows from the host's isolation alone: I2 completes it, I4 fails it, and
+/// so does a release under its feet.
+pub(super) fn settle(draft: &mut Draft<'_>) {
+    let Some(agent) = &draft.subject.agent else { return };
+    let (status, isolation, now) = (agent.firewall_status, agent.isolation.clone(), draft.now);
+    let reports: Vec<ReportId> = draft.subject.reports.keys().copied().collect();
+    for id in reports {
+        let holds = isolation.holders.contains(&Holder::Report(id));
+        for index in 0..draft.report(id).map_or(0, |report| report.remediations.len()) {
+            let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
+            if !is_isolation(item) {
+                continue;
+            }
+            let open = matches!(item.state, State::Queued | State::Held);
+            let late = holds && matches!(item.state, State::Failed | State::Expired);
+            match status {
+                FirewallStatus::Isolated if open || late => draft.move_item(id, index, State::Completed, |item| {
+                    item.reason = None;
+                    item.completed_at = Some(now);
+                }),
+                FirewallStatus::PendingIsolation if open && isolation.failed => {
+                    let why = isolation.failed_because.clone();
+                    draft.move_item(id, index, State::Failed, |item| item.reason = why);
+                }
+                FirewallStatus::Enabled | FirewallStatus::PendingRelease if open => {
+                    draft.move_item(id, index, State::Failed, |item| item.reason = Some("released".into()));
+                }
+                FirewallStatus::Isolated | FirewallStatus::PendingIsolation | FirewallStatus::Enabled | FirewallStatus::PendingRelease => {}
             }
         }
     }

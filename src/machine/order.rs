@@ -3,6 +3,7 @@
 use crate::model::ids::ReportId;
 use crate::model::remediation::{Action, Remediation, RemediationType, State};
 
+use super::isolation::is_isolation;
 use super::subject::Subject;
 
 /// Lower runs first. Tasks of one rank do not wait for each other.
@@ -18,7 +19,7 @@ pub enum Rank {
 }
 
 pub fn rank(item: &Remediation) -> Rank {
-    if item.kind == RemediationType::Containment {
+    if item.kind == RemediationType::Containment || is_isolation(item) {
         return Rank::Containment;
     }
     match item.action.listed() {

@@ -37,7 +37,12 @@ pub fn decide_organization(before: &Organization, event: &Event, now: Timestamp)
         EventKind::OrganizationDeleted if before.deleted => return OrganizationDecision::Ignored,
         // R17; the reports follow, subject by subject
         EventKind::OrganizationDeleted => organization.deleted = true,
-        EventKind::FunnelCounted(count) => bodies.push(counted(&mut organization, count)),
+        EventKind::FunnelCounted(count) => {
+            if before.funnel.get(&count.period).is_some_and(|month| month.counted_at.is_some_and(|at| event.time <= at)) {
+                return OrganizationDecision::Ignored;
+            }
+            bodies.push(counted(&mut organization, count, event.time));
+        }
         _ => return OrganizationDecision::Ignored,
     }
     let notices = bodies.into_iter().map(|body| notice(&mut organization, event, now, body)).collect();
@@ -85,11 +90,12 @@ fn apply(organization: &mut Organization, change: &SettingsChange) {
     settings.sla = sla;
 }
 
-fn counted(organization: &mut Organization, count: &FunnelCount) -> Body {
+fn counted(organization: &mut Organization, count: &FunnelCount, at: Timestamp) -> Body {
     let month = organization.funnel.entry(count.period.clone()).or_default();
     month.events_analysed = count.events_analysed;
     month.signals = count.signals;
     month.signals_investigated = count.signals_investigated;
+    month.counted_at = Some(at);
     let month = *month;
     forget_old_months(organization);
     Body::FunnelUpdated { period: count.period.clone(), month }

@@ -41,9 +41,13 @@ pub(super) fn surveyed(mut draft: Draft<'_>, survey: &Survey) -> Decision {
             return Decision::Ignored(Ignored::Older);
         }
     }
+    if draft.subject.agent.as_ref().is_some_and(|agent| agent.removed_at.is_some_and(|at| survey.surveyed_at <= at)) {
+        return Decision::Ignored(Ignored::Older);
+    }
     let offline_at = after(survey.surveyed_at, draft.policy.survey_interval * MISSED_SURVEYS);
     let agent = draft.change_agent(survey.agent_id);
     agent.presence = Presence::Online;
+    agent.removed_at = None;
     agent.last_survey_at = Some(survey.surveyed_at);
     for (field, seen) in [
         (&mut agent.hostname, &survey.hostname),
@@ -101,8 +105,10 @@ pub(super) fn removed(mut draft: Draft<'_>, id: AgentId) -> Decision {
     let Some(from) = draft.subject.agent.as_ref().map(|agent| agent.presence).filter(|presence| *presence != Presence::Removed) else {
         return Decision::Ignored(Ignored::Nothing);
     };
+    let removed_at = draft.event.time;
     let agent = draft.change_agent(id);
     agent.presence = Presence::Removed;
+    agent.removed_at = Some(removed_at);
     agent.presence_due = None;
     agent.isolation.fails_at = None;
     draft.note_agent(Body::AgentStatusChanged { from: Some(from), to: Presence::Removed });

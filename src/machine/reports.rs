@@ -12,7 +12,7 @@ use super::draft::Draft;
 use super::event::{NewReport, Payload, PlanDecision, PlanItem, ReportRequest, ReportUpdate, Revision};
 use super::notice::{Author, Body, RefusalCode};
 use super::policy::{PARKING, Permission, Policy, may};
-use super::{closing, isolation, presence, sla, tasks, triage};
+use super::{isolation, presence, sla, tasks, triage};
 
 /// R1, R2 and R3.
 pub(super) fn created(mut draft: Draft<'_>, new: &NewReport) -> Decision {
@@ -40,6 +40,7 @@ pub(super) fn created(mut draft: Draft<'_>, new: &NewReport) -> Decision {
         in_revision: false,
         remediations: plan(&new.items, new.plan_revision),
         footholds: new.footholds.clone(),
+        plan_issued_at: new.sent_at,
         sent_at: new.sent_at,
         updated_at: new.updated_at,
         status_updated_at: new.status_updated_at,
@@ -253,7 +254,8 @@ pub(super) fn rejected(draft: Draft<'_>, decision: &PlanDecision, comment: &str)
     let id = decision.report;
     let automatic = draft.report(id).is_some_and(|report| report.status == ReportStatus::AutoRemediating);
     if automatic {
-        closing::hand_over(&mut draft, id, "rejected");
+        // a person has acted: no SLA starts
+        draft.set_status(id, ReportStatus::Sent, "rejected", Some(Author::Person(decision.actor.clone())));
     } else if items.is_empty() {
         return Decision::Ignored(Ignored::Nothing);
     }
@@ -298,6 +300,7 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
             ) => tasks::cancel(&mut draft, id, index, Cancellation::Superseded),
         }
     }
+    let issued_at = draft.event.time;
     if let Some(report) = draft.change(id) {
         let new_plan = plan(&revision.items, revision.plan_revision);
         report.footholds = match &revision.footholds {
@@ -307,9 +310,14 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
         report.plan_revision = revision.plan_revision;
         report.in_revision = false;
         report.remediations.extend(new_plan);
-        prune(report);
+        // whoever asked for the old plan's end has not seen this one
+        report.refused_resolution = None;
+        report.plan_issued_at = issued_at;
     }
     issue_plan(&mut draft, id);
+    if let Some(report) = draft.change(id) {
+        prune(report);
+    }
     tasks::forerunners_ended(&mut draft);
     let at = draft.event.time;
     sla::start(&mut draft, id, at);
@@ -330,11 +338,11 @@ fn relink(report: &Report, new_plan: &[Remediation]) -> Vec<Foothold> {
         .collect()
 }
 
-/// Bounds what a report remembers of old plans: cancelled items of plans before the last two are of no
-/// consequence for any row, and a SOC that revises for ever must not grow the record for ever.
+/// Bounds what a report remembers: of old plans only what an agent may still be running. What was completed has been
+/// taken over where the new plan has it (T1k), and a SOC that revises for ever must not grow the record for ever.
 fn prune(report: &mut Report) {
-    let keep_from = report.plan_revision.saturating_sub(1);
-    report.remediations.retain(|item| item.revision >= keep_from || !matches!(item.state, State::Cancelled(_)));
+    let revision = report.plan_revision;
+    report.remediations.retain(|item| item.revision == revision || item.state.is_in_the_field());
 }
 
 /// R18, incident_report.updated.
@@ -347,6 +355,7 @@ pub(super) fn updated(mut draft: Draft<'_>, update: &ReportUpdate) -> Decision {
         return Decision::Ignored(Ignored::Older);
     }
     let raised = update.severity.is_some_and(|severity| severity > report.severity);
+    let lowered = update.severity.is_some_and(|severity| severity < report.severity);
     if raised && report.status == ReportStatus::AutoRemediating {
         // R5b
         draft.set_status(update.report, ReportStatus::Sent, "severity_raised", Some(Author::Soc));
@@ -370,6 +379,8 @@ pub(super) fn updated(mut draft: Draft<'_>, update: &ReportUpdate) -> Decision {
     if raised {
         let at = draft.event.time;
         sla::start(&mut draft, update.report, at);
+    } else if lowered {
+        sla::relax(&mut draft, update.report);
     }
     draft.finish()
 }

@@ -1,19 +1,16 @@
 //! What a person asks of one remediation: T16 to T20.
 
-use crate::model::ids::ReportId;
-use crate::model::remediation::{Cancellation, RemediationType, State};
-use crate::model::report::ReportStatus;
+use crate::model::ids::{RemediationId, ReportId};
+use crate::model::remediation::{Cancellation, Remediation, RemediationType, State};
+use crate::model::report::{Report, ReportStatus};
 
 use super::decision::{Decision, Ignored};
 use super::draft::{Draft, item_index};
 use super::event::TaskRequest;
-use super::notice::RefusalCode;
+use super::notice::{Author, RefusalCode};
 use super::policy::{Permission, may};
 use super::reports::role_message;
 use super::{closing, isolation, tasks};
-use crate::model::agent::Holder;
-
-use super::notice::Author;
 
 /// The item that a request is about, and the state that it is in.
 struct Requested<'a> {
@@ -30,11 +27,15 @@ impl<'a> Requested<'a> {
         draft: Draft<'a>,
         request: &TaskRequest,
         permission: Permission,
-        open: impl Fn(&crate::model::report::Report) -> bool,
+        open: impl Fn(&Report) -> bool,
     ) -> Result<Self, Box<Decision>> {
         let id = request.report;
         let Some(report) = draft.report(id) else { return Err(Box::new(Decision::Ignored(Ignored::Nothing))) };
-        let found = item_index(report, request.remediation);
+        // what is left of an old plan can be asked about as well, where the current one has no such item in question
+        let found = match permission {
+            Permission::Waive => old_item(report, request.remediation).or_else(|| item_index(report, request.remediation)),
+            Permission::Work | Permission::Conclude => item_index(report, request.remediation),
+        };
         let (code, message) = if !may(request.actor.role, permission) {
             (RefusalCode::RoleNotAllowed, role_message(&request.actor))
         } else if !open(report) {
@@ -53,7 +54,15 @@ impl<'a> Requested<'a> {
     }
 }
 
-fn sent(report: &crate::model::report::Report) -> bool {
+/// An item of an old plan that waits for a reboot: it shuts the gate, so it can be waived (T17).
+fn old_item(report: &Report, id: RemediationId) -> Option<usize> {
+    let left =
+        |item: &&Remediation| item.id == id && item.revision != report.plan_revision && item.state == State::RebootPending && !item.waived;
+    let newest = report.remediations.iter().filter(left).map(|item| item.revision).max()?;
+    report.remediations.iter().position(|item| item.id == id && item.revision == newest)
+}
+
+fn sent(report: &Report) -> bool {
     report.status == ReportStatus::Sent
 }
 
@@ -93,7 +102,7 @@ fn mark(draft: Draft<'_>, request: &TaskRequest, from: State, to: State) -> Deci
 
 /// T16.
 pub(super) fn retry_requested(draft: Draft<'_>, request: &TaskRequest) -> Decision {
-    let open = |report: &crate::model::report::Report| sent(report) || (report.status == ReportStatus::Closed && report.residual);
+    let open = |report: &Report| sent(report) || (report.status == ReportStatus::Closed && report.residual);
     let found = match Requested::find(draft, request, Permission::Work, open) {
         Ok(found) => found,
         Err(answer) => return *answer,
@@ -105,9 +114,7 @@ pub(super) fn retry_requested(draft: Draft<'_>, request: &TaskRequest) -> Decisi
     let Requested { mut draft, id, index, .. } = found;
     let (now, asked_at) = (draft.now, draft.event.time);
     draft.move_item(id, index, State::Queued, |item| tasks::queue(item, asked_at, now));
-    if draft.report(id).is_some_and(|report| report.remediations.get(index).is_some_and(isolation::is_isolation)) {
-        isolation::hold(&mut draft, Holder::Report(id), request.reason.clone(), Author::Person(request.actor.clone()));
-    }
+    isolation::hold_for(&mut draft, id, index);
     draft.finish()
 }
 
@@ -139,7 +146,7 @@ pub(super) fn cancel_requested(draft: Draft<'_>, request: &TaskRequest) -> Decis
         Ok(found) => found,
         Err(answer) => return *answer,
     };
-    let waits = matches!(found.state, State::Queued | State::Held | State::RetryWait);
+    let waits = found.state.waits();
     if !waits && found.state != State::Delivered {
         let message = format!("a task that is {} cannot be cancelled", found.state.as_str());
         return found.wrong_state(message);
@@ -147,7 +154,7 @@ pub(super) fn cancel_requested(draft: Draft<'_>, request: &TaskRequest) -> Decis
     let Requested { mut draft, id, index, .. } = found;
     if draft.report(id).is_some_and(|report| report.status == ReportStatus::AutoRemediating) {
         // R5b
-        closing::hand_over(&mut draft, id, "cancel_requested");
+        closing::hand_over(&mut draft, id, "cancel_requested", Author::Person(request.actor.clone()));
     }
     if waits {
         let was_isolation = draft.report(id).is_some_and(|report| report.remediations.get(index).is_some_and(isolation::is_isolation));

@@ -4,7 +4,6 @@
 //! whose time is past when it starts are due at once. Simulated reports have none.
 
 use crate::model::ids::ReportId;
-use crate::model::organization::OrganizationSettings;
 use crate::model::report::{Report, ReportStatus, Severity, Sla};
 use crate::model::time::{Timestamp, after, minutes};
 
@@ -23,13 +22,25 @@ pub(super) fn start(draft: &mut Draft<'_>, id: ReportId, at: Timestamp) {
     }
     let severity = report.severity;
     let respond_by = respond_by(severity, at, &settings);
-    let mut sla = Sla { started_at: at, respond_by, next_at: None, step: 0 };
+    let mut sla = Sla { started_at: at, respond_by, next_at: None, settings: settings.sla, step: 0 };
     sla.step = u32::from(severity == Severity::Critical);
-    sla.next_at = step_at(severity, &sla, &settings);
+    sla.next_at = step_at(severity, &sla);
     report.sla = Some(sla);
     if severity == Severity::Critical {
         draft.note(id, Body::Paged { reason: PageReason::CriticalReport, severity, respond_by });
     }
+}
+
+/// A lower severity: the same start, the times of the new one, and no page for having started.
+pub(super) fn relax(draft: &mut Draft<'_>, id: ReportId) {
+    let settings = draft.policy.organization.clone();
+    let Some(report) = draft.change(id) else { return };
+    let severity = report.severity;
+    let Some(running) = report.sla else { return };
+    let respond_by = respond_by(severity, running.started_at, &settings);
+    let mut sla = Sla { respond_by, settings: settings.sla, step: u32::from(severity == Severity::Critical), ..running };
+    sla.next_at = step_at(severity, &sla);
+    report.sla = Some(sla);
 }
 
 /// Somebody has acted, or nothing is to be acted on.
@@ -39,13 +50,12 @@ pub(super) fn stop(report: &mut Report) {
 
 /// The step that is due, if one is.
 pub(super) fn timer_due(draft: &mut Draft<'_>, id: ReportId, due: Timestamp) {
-    let settings = draft.policy.organization.clone();
     let Some(report) = draft.report(id) else { return };
     let severity = report.severity;
     let Some(mut sla) = report.sla.filter(|sla| sla.next_at.is_some_and(|at| at <= due)) else { return };
     let taken = sla.step;
     sla.step += 1;
-    sla.next_at = step_at(severity, &sla, &settings);
+    sla.next_at = step_at(severity, &sla);
     if let Some(report) = draft.change(id) {
         report.sla = Some(sla);
     }
@@ -67,11 +77,11 @@ pub(super) fn timer_due(draft: &mut Draft<'_>, id: ReportId, due: Timestamp) {
 }
 
 /// When the step after those taken is due.
-fn step_at(severity: Severity, sla: &Sla, settings: &OrganizationSettings) -> Option<Timestamp> {
+fn step_at(severity: Severity, sla: &Sla) -> Option<Timestamp> {
     let in_minutes = |n: u32| after(sla.started_at, minutes(i64::from(n)));
     match (severity, sla.step) {
-        (Severity::Critical, step) => (step < CRITICAL_PAGES).then(|| in_minutes(step * u32::from(settings.sla.critical_minutes))),
-        (Severity::High, 0) => Some(in_minutes(u32::from(settings.sla.high_warning_minutes))),
+        (Severity::Critical, step) => (step < CRITICAL_PAGES).then(|| in_minutes(step * u32::from(sla.settings.critical_minutes))),
+        (Severity::High, 0) => Some(in_minutes(u32::from(sla.settings.high_warning_minutes))),
         (Severity::High, 1) | (Severity::Low, 0) => Some(sla.respond_by),
         (Severity::High | Severity::Low, _) => None,
     }

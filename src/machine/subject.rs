@@ -33,6 +33,5 @@ impl Subject {
 /// A survey or a timer may still touch the report: it is open, has tasks under way, or its footholds are watched
 /// for as long as it can be reopened (R16).
 pub fn is_live(report: &Report) -> bool {
-    let under_way = |state: State| state.is_in_the_field() || matches!(state, State::Queued | State::Held | State::RetryWait);
-    report.status.is_open() || report.watched || report.remediations.iter().any(|item| item.kind.is_task() && under_way(item.state))
+    report.status.is_open() || report.watched || report.remediations.iter().any(|item| item.kind.is_task() && item.state.is_under_way())
 }

@@ -9,7 +9,7 @@ use crate::model::time::{Timestamp, after};
 use super::decision::{AttemptOrder, Decision, Ignored};
 use super::draft::Draft;
 use super::event::AttemptEnd;
-use super::isolation::is_isolation;
+use super::isolation::{self, is_isolation};
 use super::order::{has_open_forerunner, rank};
 use super::policy::{LEASE, MAX_ATTEMPTS, delivery_window, retry_pause};
 use super::timers::plays_surveys;
@@ -44,7 +44,7 @@ pub fn is_transition(from: State, to: State) -> bool {
         | (Completed, Queued | Failed)
         // R12 and I4, and an isolation that is confirmed after all
         | (Queued | Held | RetryWait | RebootPending, Failed)
-        | (Failed, Completed)
+        | (Failed | Expired, Completed)
         // R16
         | (Cancelled(Cancellation::Dismissed), Unapproved) => true,
         // R17
@@ -71,6 +71,7 @@ pub(super) fn consent(draft: &mut Draft<'_>, id: ReportId, index: usize) {
         draft.move_item(id, index, State::AwaitingHuman, |item| item.approved_at = Some(approved_at));
     } else {
         draft.move_item(id, index, State::Queued, |item| queue(item, approved_at, now));
+        isolation::hold_for(draft, id, index);
     }
 }
 
@@ -349,7 +350,7 @@ pub(super) fn fail(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &s
 /// T12 for the leases and T14 for the deliveries that are due, and a played survey where no agent makes one.
 pub(super) fn timer_due(draft: &mut Draft<'_>, due: Timestamp) {
     // a played survey that comes late must not deliver what has expired meanwhile
-    let expired_by = if plays_surveys(draft.subject.key) { draft.now } else { due };
+    let expired_by = if plays_surveys(draft.subject.key) { draft.now.max(due) } else { due };
     for (id, index) in all_tasks(draft) {
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let lease_passed = item.open_attempt.as_ref().is_some_and(|attempt| attempt.lease_until <= due);

@@ -76,6 +76,9 @@ pub struct Isolation {
     /// The failure has been said.
     #[serde(default)]
     pub failed: bool,
+    /// Why it failed last (I4).
+    #[serde(default)]
+    pub failed_because: Option<String>,
     /// Surveys in a row that said "not isolated" (I10).
     pub drifted_surveys: u32,
 }
@@ -93,6 +96,9 @@ pub struct Agent {
     pub firewall_status: FirewallStatus,
     #[serde(default)]
     pub isolation: Isolation,
+    /// When it was removed (A4); a survey from before that does not bring it back.
+    #[serde(default)]
+    pub removed_at: Option<Timestamp>,
     /// When its presence is looked at again (A2, A3); surveys do not move it.
     #[serde(default)]
     pub presence_due: Option<Timestamp>,

@@ -97,6 +97,8 @@ pub struct FunnelMonth {
     pub signals_investigated: u64,
     /// Counted by the service itself.
     pub incidents_reported: u64,
+    /// The time of the last `funnel.counted`; an older one is not applied.
+    pub counted_at: Option<Timestamp>,
 }
 
 /// A tenant as a whole.

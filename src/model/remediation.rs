@@ -140,6 +140,16 @@ impl State {
         }
     }
 
+    /// It waits for its agent: it can still be cancelled.
+    pub fn waits(self) -> bool {
+        matches!(self, State::Queued | State::Held | State::RetryWait)
+    }
+
+    /// Approved, for an agent, and not ended.
+    pub fn is_under_way(self) -> bool {
+        self.waits() || self.is_in_the_field()
+    }
+
     /// Nothing more happens by itself.
     pub fn is_terminal(self) -> bool {
         match self {

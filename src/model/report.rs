@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actor::Actor;
 use super::ids::{AgentId, RemediationId, ReportId, SubjectKey};
+use super::organization::SlaSettings;
 use super::remediation::Remediation;
 use super::time::Timestamp;
 
@@ -141,6 +142,8 @@ pub struct Sla {
     pub respond_by: Timestamp,
     /// When the next of its steps is due; none when all have been taken.
     pub next_at: Option<Timestamp>,
+    /// The organization's times when it started; a later change is for later reports.
+    pub settings: SlaSettings,
     /// Steps taken: pages of a critical report, warning and breach of a high one, breach of a low one.
     pub step: u32,
 }
@@ -169,6 +172,8 @@ pub struct Report {
     pub remediations: Vec<Remediation>,
     pub footholds: Vec<Foothold>,
 
+    /// When the current plan was issued; a survey before that says nothing of it.
+    pub plan_issued_at: Timestamp,
     pub sent_at: Timestamp,
     pub updated_at: Timestamp,
     pub status_updated_at: Timestamp,

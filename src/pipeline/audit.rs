@@ -15,7 +15,7 @@ use crate::model::ids::{AgentId, RemediationId, ReportId};
 use crate::model::remediation::State;
 use crate::model::report::{Phase, ReportStatus};
 use crate::model::time::Timestamp;
-use crate::store::{Store, keys, record};
+use crate::store::{Store, StoreError, keys, record};
 
 use super::batch::Writes;
 
@@ -48,10 +48,16 @@ pub struct Standing {
 }
 
 /// Writes what a person has decided with `event`, and what a policy did on the way.
-pub(super) fn write<S: Store>(writes: &mut Writes<S>, event: &Event, now: Timestamp, before: &Subject, decision: &Decision) {
+pub(super) fn write<S: Store>(
+    writes: &mut Writes<S>,
+    event: &Event,
+    now: Timestamp,
+    before: &Subject,
+    decision: &Decision,
+) -> Result<(), StoreError> {
     // a parked event is written when it is decided, or given up
     if matches!(decision, Decision::Park { .. }) {
-        return;
+        return Ok(());
     }
     let asked = Asked::of(&event.kind);
     let after = match decision {
@@ -86,11 +92,15 @@ pub(super) fn write<S: Store>(writes: &mut Writes<S>, event: &Event, now: Timest
             rows.push(row(&format!("policy: {cause}"), &by_policy, "applied".into()));
         }
     }
-    for (index, row) in rows.iter().enumerate() {
-        // told apart within one millisecond by the event, so that a second run writes the same key
-        let n = event.id.bytes().fold(index as u64, |hash, byte| mix(hash ^ u64::from(byte)));
-        writes.put(keys::audit(event.tenant, now, n), record::encode(row));
+    for row in rows {
+        // the first free place within the millisecond: rows are only ever added
+        let mut n = event.id.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
+        while writes.get(&keys::audit(event.tenant, now, n))?.is_some() {
+            n = n.wrapping_add(1);
+        }
+        writes.put(keys::audit(event.tenant, now, n), record::encode(&row));
     }
+    Ok(())
 }
 
 fn outcome(decision: &Decision) -> String {

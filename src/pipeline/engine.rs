@@ -190,8 +190,9 @@ impl<S: Store, L: Link> Engine<S, L> {
     }
 
     fn watch_backlog(&mut self) {
+        let not_taking = !self.wiring.surveys.is_empty() || !self.has_room();
         let Some(backlog) = &mut self.backlog else { return };
-        if !matches!(*self.wiring.link.state().borrow(), LinkState::Ready { .. }) {
+        if not_taking || !matches!(*self.wiring.link.state().borrow(), LinkState::Ready { .. }) {
             backlog.silent_since = Instant::now();
         } else if backlog.silent_since.elapsed() >= NO_BACKLOG {
             self.end_backlog();

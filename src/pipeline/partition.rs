@@ -185,12 +185,19 @@ impl<S: Store> Partition<S> {
         if !self.is_virtual() && event.time > after(self.now(), MAX_AHEAD) {
             return Some(format!("time: {} is more than a day ahead of this service's clock", event.time));
         }
-        match &event.kind {
-            EventKind::Surveyed(survey) if survey.surveyed_at > after(event.time, MAX_AHEAD) => {
-                Some(format!("data.surveyed_at: {} is more than a day after the event's own time", survey.surveyed_at))
-            }
-            _ => None,
-        }
+        let stated: &[(&str, Timestamp)] = match &event.kind {
+            EventKind::Surveyed(survey) => &[("surveyed_at", survey.surveyed_at)],
+            EventKind::ReportCreated(new) => &[
+                ("incident_report.sent_at", new.sent_at),
+                ("incident_report.updated_at", new.updated_at),
+                ("incident_report.status_updated_at", new.status_updated_at),
+            ],
+            EventKind::ReportUpdated(update) => &[("updated_at", update.updated_at)],
+            EventKind::ReportClosed { status_updated_at, .. } => &[("status_updated_at", *status_updated_at)],
+            _ => &[],
+        };
+        let (field, at) = stated.iter().find(|(_, at)| *at > after(event.time, MAX_AHEAD))?;
+        Some(format!("data.{field}: {at} is more than a day after the event's own time"))
     }
 
     /// The one door to `decide`. `given` is the subject of an event that the engine itself has raised.
@@ -243,7 +250,7 @@ impl<S: Store> Partition<S> {
             simulated::observe(&subject, survey, self.settings.model);
         }
         let decision = decide(&subject, &event, now, &policy);
-        audit::write(&mut self.writes, &event, now, &subject, &decision);
+        audit::write(&mut self.writes, &event, now, &subject, &decision)?;
         match decision {
             Decision::Applied(applied) => {
                 match applied.refused {

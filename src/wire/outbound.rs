@@ -236,7 +236,7 @@ fn body(body: &Body) -> BodyFields<'_> {
             BodyFields::Sla { severity: severity.as_str(), respond_by: Shown(*respond_by) }
         }
         Body::FunnelUpdated { period, month } => {
-            let FunnelMonth { events_analysed, signals, signals_investigated, incidents_reported } = *month;
+            let FunnelMonth { events_analysed, signals, signals_investigated, incidents_reported, counted_at: _ } = *month;
             BodyFields::FunnelUpdated { period, events_analysed, signals, signals_investigated, incidents_reported }
         }
         Body::Paged { reason, severity, respond_by } => {
