@@ -1,28 +1,15 @@
-//! `inspect report` after a replay of the sample stories: the JSON, the card, and the ends it may come to.
+//! `inspect` after a replay of the sample stories and of small cases: the JSON, card and tables, and the ends it may
+//! come to.
 
 #![allow(clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+mod looking;
 
-use assert_cmd::Command;
+use std::path::Path;
+
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// The worked report as the demonstration tells it.
-const WORKED: &str = include_str!("../src/cli/demo/worked_report.ndjson");
-
-fn remedyd() -> Command {
-    Command::cargo_bin("remedyd").expect("binary")
-}
-
-/// A store in which the events of `lines` have been played.
-fn played(lines: &str) -> (TempDir, PathBuf) {
-    let dir = TempDir::new().expect("directory");
-    let (file, store) = (dir.path().join("events.ndjson"), dir.path().join("store"));
-    std::fs::write(&file, lines).expect("write");
-    remedyd().arg("replay").arg(&file).arg("--store").arg(&store).assert().success();
-    (dir, store)
-}
+use looking::{CRITICAL, WORKED, asks, assisted, event, played, remedyd, report, said, survey};
 
 fn inspect(store: &Path, tenant: &str, id: &str, format: &str) -> assert_cmd::assert::Assert {
     remedyd().args(["inspect", "report", tenant, id, "--format", format, "--store"]).arg(store).assert()
@@ -42,9 +29,12 @@ fn card_of(store: &Path, id: &str) -> String {
 
 /// The worked report up to the event `last`.
 fn until(last: &str) -> String {
-    let at = WORKED.find(&format!("\"id\":\"{last}\"")).expect("an event of the story");
-    let end = WORKED[at..].find('\n').map_or(WORKED.len(), |line| at + line + 1);
-    WORKED[..end].to_owned()
+    looking::until(WORKED, last)
+}
+
+/// One value per line.
+fn lines_of(store: &Path, args: &[&str]) -> Vec<Value> {
+    said(store, args).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 #[test]
@@ -194,4 +184,204 @@ fn every_other_end_says_why() {
 
     std::fs::write(store.join("FORMAT"), "damaged").expect("write");
     inspect(&store, "5.4", "1001", "json").code(73).stdout("");
+}
+
+#[test]
+fn an_agent_with_its_isolation_its_reports_and_its_tasks() {
+    let (_dir, store) = played(&looking::until(CRITICAL, "p-23"));
+    let agent: Value = serde_json::from_str(&said(&store, &["inspect", "agent", "5.4", "14"])).expect("JSON");
+    assert_eq!([&agent["presence"], &agent["last_survey_at"]], [&json!("online"), &json!("2026-11-23T22:15:00Z")]);
+    assert_eq!([&agent["hostname"], &agent["platform"], &agent["agent_version"]], ["AMA-SRV-01", "windows", "0.14.2"]);
+    assert_eq!([&agent["boot_id"], &agent["firewall_status"], &agent["holders"]], [&Value::Null, &json!("Isolated"), &json!([1003])]);
+    assert_eq!([&agent["open_reports"][0]["incident_report_id"], &agent["open_reports"][0]["phase"]], [&json!(1003), &json!("blocked")]);
+    insta::assert_snapshot!(said(&store, &["inspect", "agent", "5.4", "14", "--format", "table"]), @r"
+    agent       14 of tenant 5.4
+    presence    online
+    last survey Mon 23 Nov 2026 22:15 UTC
+    host        AMA-SRV-01
+    platform    windows
+    version     0.14.2
+    boot id     -
+    firewall    Isolated
+    held by     report 1003
+
+    report   severity status           phase            subject
+    1003     critical sent             blocked          CRITICAL - Incident on
+                                                        AMA-SRV-01 (Able Moose
+                                                        Accounting)
+
+    report   #     task                     state           attempt reason
+    1003     21    Kill Process             completed       1
+    1003     22    Delete Service           failed          1       access_denied
+    ");
+}
+
+#[test]
+fn tasks_are_listed_in_the_order_of_the_agent() {
+    let first = json!([assisted(1, "Reboot Host", &[]), assisted(2, "Delete File", &["file_in_use", "file_in_use", "file_in_use"])]);
+    let second = json!([assisted(1, "Uninstall Program", &[]), assisted(2, "Stop Service", &[])]);
+    let approve = |id: u64| {
+        asks("remediations.approved", &format!("2026-11-23T10:0{id}:00Z"), &json!({ "incident_report_id": id, "plan_revision": 1 }))
+    };
+    let (_dir, store) =
+        played(&[report(1, "high", &first), report(2, "high", &second), approve(1), survey("2026-11-23T10:10:00Z", "boot-a")].concat());
+    let agent: Value = serde_json::from_str(&said(&store, &["inspect", "agent", "5.4", "12"])).expect("JSON");
+    assert_eq!(agent["boot_id"], "boot-a");
+    let tasks: Vec<(u64, &str, &str)> = agent["tasks"]
+        .as_array()
+        .expect("list")
+        .iter()
+        .map(|task| {
+            (
+                task["incident_report_id"].as_u64().expect("id"),
+                task["action"].as_str().expect("action"),
+                task["state"].as_str().expect("state"),
+            )
+        })
+        .collect();
+    assert_eq!(
+        tasks,
+        [
+            (2, "Stop Service", "unapproved"),
+            (1, "Delete File", "retry_wait"),
+            (2, "Uninstall Program", "unapproved"),
+            (1, "Reboot Host", "held")
+        ]
+    );
+}
+
+#[test]
+fn blockers_of_one_tenant_and_of_all() {
+    let elsewhere = report(9, "low", &json!([assisted(1, "Delete File", &[])])).replace("\"5.4\"", "\"6.1\"");
+    let elsewhere = elsewhere.replace("\"account_id\":5,", "\"account_id\":6,").replace("\"organization_id\":4,", "\"organization_id\":1,");
+    let ready = report(8, "low", &json!([]));
+    let (_dir, store) = played(&[looking::until(CRITICAL, "p-23"), elsewhere, ready].concat());
+    let all = lines_of(&store, &["inspect", "blockers"]);
+    let ids: Vec<(&Value, &Value)> = all.iter().map(|report| (&report["tenantid"], &report["incident_report_id"])).collect();
+    assert_eq!(ids, [(&json!("5.4"), &json!(1003)), (&json!("6.1"), &json!(9))]);
+    assert_eq!([&all[0]["status"], &all[0]["phase"], &all[0]["hostname"]], ["sent", "blocked", "AMA-SRV-01"]);
+    // in the very form in which a refusal is published
+    let report: Value = serde_json::from_str(&said(&store, &["inspect", "report", "5.4", "1003"])).expect("JSON");
+    assert_eq!(all[0]["blockers"], report["blockers"]);
+    assert_eq!(lines_of(&store, &["inspect", "blockers", "6.1"]), all[1..]);
+    insta::assert_snapshot!(said(&store, &["inspect", "blockers", "--format", "table"]), @r"
+    tenant   report   severity phase             remediation      blocker             next try         cleared by
+    5.4      1003     critical blocked           #22 Delete       task_failed                          a retry by an admin,
+                                                 Service          (access_denied)                      security_engineer or
+                                                                                                       user, a waiver by an
+                                                                                                       admin, or a revised
+                                                                                                       plan
+    6.1      9        low      awaiting_approval #1 Delete File   not_reviewed                         approval or rejection
+                                                                                                       by an admin,
+                                                                                                       security_engineer or
+                                                                                                       user
+    ");
+}
+
+#[test]
+fn an_automatic_remediation_shows_what_its_own_closing_waits_for() {
+    let settings = json!({ "managed_response": { "low": true } });
+    let (_dir, store) = played(
+        &[event("organization.updated", "2026-11-23T09:00:00Z", settings), report(1, "low", &json!([assisted(1, "Delete File", &[])]))]
+            .concat(),
+    );
+    let all = lines_of(&store, &["inspect", "blockers", "5.4"]);
+    assert_eq!([&all[0]["status"], &all[0]["phase"]], [&json!("auto_remediating"), &Value::Null]);
+    assert_eq!([&all[0]["blockers"][0]["code"], &all[0]["blockers"][0]["state"]], ["task_pending", "queued"]);
+}
+
+#[test]
+fn the_funnel_month_by_month() {
+    let counted = |period: &str, analysed: u64| {
+        let data = json!({ "period": period, "events_analysed": analysed, "signals": 340, "signals_investigated": 41 });
+        event("funnel.counted", &format!("{period}-28T12:00:00Z"), data)
+    };
+    let (_dir, store) = played(&[counted("2026-10", 900_000), report(1, "low", &json!([])), counted("2026-11", 1_200_000)].concat());
+    let funnel: Value = serde_json::from_str(&said(&store, &["inspect", "funnel", "5.4", "--period", "2026-11"])).expect("JSON");
+    let month =
+        json!({ "period": "2026-11", "events_analysed": 1_200_000, "signals": 340, "signals_investigated": 41, "incidents_reported": 1 });
+    assert_eq!(funnel, json!({ "tenantid": "5.4", "months": [month] }));
+    insta::assert_snapshot!(said(&store, &["inspect", "funnel", "5.4", "--format", "table"]), @r"
+    month    events analysed  signals    signals investigated  incidents reported
+    2026-10  900000           340        41                    0
+    2026-11  1200000          340        41                    1
+    ");
+}
+
+#[test]
+fn the_audit_in_the_order_of_time() {
+    let (_dir, store) = played(CRITICAL);
+    let all = lines_of(&store, &["inspect", "audit", "5.4"]);
+    let times: Vec<&str> = all.iter().map(|row| row["at"].as_str().expect("time")).collect();
+    assert!(times.is_sorted() && all.len() == 7, "{times:?}");
+    assert_eq!(
+        [&all[2]["request"], &all[2]["outcome"], &all[2]["agent_id"]],
+        [&json!("agent.release_requested"), &json!("refused: isolation_held"), &json!(14)]
+    );
+    let retry = &all[4];
+    assert_eq!([&retry["actor"]["role"], &retry["reason"]], ["security_engineer", "ran as SYSTEM now"]);
+    assert_eq!([&retry["before"]["state"], &retry["after"]["state"]], ["failed", "queued"]);
+    assert_eq!([&retry["before"]["phase"], &retry["after"]["phase"]], ["blocked", "remediating"]);
+    // about the report, not about its host
+    assert_eq!(lines_of(&store, &["inspect", "audit", "5.4", "--report", "1003"]).len(), 5);
+    assert_eq!(lines_of(&store, &["inspect", "audit", "5.4", "--limit", "2"]), all[5..]);
+    insta::assert_snapshot!(said(&store, &["inspect", "audit", "5.4", "--format", "table", "--limit", "4"]), @r#"
+    time (UTC)          about      who                 request                              before -> after   outcome
+    2026-11-23 22:21:00 report     Security engineer   incident_report.resolution_requested sent, blocked     refused:
+                        1003       on duty             "done"                               (unchanged)       blocked
+                                   (security_engineer)
+    2026-11-23 22:25:00 report     Security engineer   remediation.retry_requested "ran as  blocked ->        applied
+                        1003 #22   on duty             SYSTEM now"                          remediating,
+                                   (security_engineer)                                      failed -> queued
+    2026-11-23 22:50:00 report     Account admin       incident_report.resolution_requested sent -> closed,   applied
+                        1003       (admin)             "done"                               ready -> -
+    2026-11-23 22:55:00 agent 14   Account admin       agent.release_requested "remediated" Isolated ->       applied
+                                   (admin)                                                  Pending Release
+    "#);
+}
+
+#[test]
+fn what_nobody_has_heard_of_is_answered_by_exit_1() {
+    let (dir, store) = played(WORKED);
+    for (args, what) in [
+        (["agent", "5.4", "99"].as_slice(), "tenant 5.4 has no agent 99"),
+        (&["agent", "5.5", "12"], "tenant 5.5 has no agent 12"),
+        (&["blockers", "5.5"], "tenant 5.5 has no reports"),
+        (&["funnel", "5.5"], "tenant 5.5 has no counts"),
+        (&["funnel", "5.4", "--period", "2020-01"], "tenant 5.4 has no counts for 2020-01"),
+        (&["audit", "5.5"], "tenant 5.5 has no audit"),
+        (&["audit", "5.4", "--report", "7"], "tenant 5.4 has no report 7"),
+    ] {
+        let ended = remedyd().arg("inspect").args(args).arg("--store").arg(&store).assert().code(1).stdout("");
+        let said = String::from_utf8_lossy(&ended.get_output().stderr).into_owned();
+        assert!(said.contains(what), "{args:?}: {said}");
+    }
+    for args in [["funnel", "5.4", "--period", "2026-13"].as_slice(), &["audit", "5.4", "--limit", "0"], &["agent", "5.4", "x"]] {
+        remedyd().arg("inspect").args(args).arg("--store").arg(&store).assert().code(64).stdout("");
+    }
+    let nothing = dir.path().join("nothing");
+    for args in [["agent", "5.4", "12"].as_slice(), &["blockers"], &["funnel", "5.4"], &["audit", "5.4"]] {
+        remedyd().arg("inspect").args(args).arg("--store").arg(&nothing).assert().code(73).stdout("");
+    }
+    assert!(!nothing.exists(), "looking creates nothing");
+    // nothing in the way is an answer too
+    assert_eq!(said(&store, &["inspect", "blockers", "5.4"]), "");
+}
+
+#[test]
+fn partitions_are_read_as_one_store() {
+    let (dir, store) = played(WORKED);
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).expect("directory");
+    let (_other, critical) = played(&looking::until(CRITICAL, "p-23"));
+    std::fs::rename(&critical, data.join("p0")).expect("move");
+    std::fs::rename(&store, data.join("p1")).expect("move");
+    let audit = |args: &[&str]| {
+        let output = remedyd().args(args).arg("--store").arg(&data).assert().success().get_output().stdout.clone();
+        String::from_utf8(output).expect("UTF-8").lines().count()
+    };
+    let ours = |dir: &Path| said(dir, &["inspect", "audit", "5.4"]).lines().count();
+    assert_eq!(audit(&["inspect", "audit", "5.4"]), ours(&data.join("p0")) + ours(&data.join("p1")));
+    assert_eq!(audit(&["inspect", "blockers"]), 1);
+    assert_eq!(audit(&["inspect", "agent", "5.4", "12", "--format", "table"]), 13);
 }

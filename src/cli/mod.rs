@@ -7,6 +7,7 @@ pub mod config;
 pub mod demo;
 mod embedded;
 pub mod exit;
+pub mod explain;
 pub mod inspect;
 mod log;
 pub mod replay;
@@ -40,6 +41,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Look into a store that no service is using
     Inspect(inspect::InspectArgs),
+    /// Say in sentences why a report is where it is, what happens next and what somebody has to do
+    Explain(explain::ExplainArgs),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
 }
@@ -65,6 +68,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Topology(args) => run_async(topology::run(args)),
         Command::Demo(args) => run_async(demo::run(args)),
         Command::Inspect(args) => inspect::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Config(args) => config::run(args),
     };
     outcome.unwrap_or_else(|error| {

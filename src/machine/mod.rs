@@ -19,7 +19,7 @@ mod footholds;
 pub mod gate;
 mod isolation;
 pub mod notice;
-mod order;
+pub mod order;
 pub mod organization;
 pub mod policy;
 mod presence;

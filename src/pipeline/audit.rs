@@ -22,7 +22,11 @@ use super::batch::Writes;
 /// `a/…`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AuditRow {
+    /// When it was decided.
     pub at: Timestamp,
+    /// The time of the event that was decided: what the decision was dated with (`approved_at`). None in older rows.
+    #[serde(default)]
+    pub asked_at: Option<Timestamp>,
     pub event_id: String,
     /// The type of the request, or the name of the policy's row of the lifecycle.
     pub request: String,
@@ -66,6 +70,7 @@ pub(super) fn write<S: Store>(
     };
     let row = |request: &str, asked: &Asked<'_>, outcome: String| AuditRow {
         at: now,
+        asked_at: Some(event.time),
         event_id: event.id.clone(),
         request: request.into(),
         actor: asked.actor.cloned(),

@@ -66,6 +66,12 @@ pub fn reports_of(tenant: TenantId) -> Vec<u8> {
     format!("r/{tenant}/").into_bytes()
 }
 
+/// Whose report, and which, a report key names.
+pub fn report_parts(key: &[u8]) -> Option<(TenantId, ReportId)> {
+    let (tenant, report) = std::str::from_utf8(key.strip_prefix(REPORTS)?).ok()?.split_once('/')?;
+    Some((tenant.parse().ok()?, ReportId(report.parse().ok()?)))
+}
+
 pub fn inbox(tenant: TenantId, id_hash: &[u8; 16]) -> Vec<u8> {
     let mut key = format!("i/{tenant}/").into_bytes();
     key.extend_from_slice(id_hash);
@@ -160,6 +166,7 @@ mod tests {
             assert_eq!(timer_parts(&timer(due, TENANT, subject)), Some((due, TENANT, subject)));
             assert_eq!(open_attempts_parts(&open_attempts(TENANT, subject)), Some((TENANT, subject)));
         }
+        assert_eq!(report_parts(&report(TENANT, ReportId(9))), Some((TENANT, ReportId(9))));
         assert_eq!(parked_parts(&parked(TENANT, ReportId(1), 2)), Some((TENANT, ReportId(1), 2)));
         assert_eq!(dead_letter_parts(&dead_letter(None, 3)), Some((None, 3)));
         assert_eq!(dead_letter_parts(&dead_letter(Some(TENANT), 3)), Some((Some(TENANT), 3)));

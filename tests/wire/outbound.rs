@@ -90,7 +90,7 @@ fn the_whole_event_about_an_agent_of_a_late_timer_in_a_trace() {
 
 #[test]
 fn the_whole_event_about_an_organization() {
-    let month = FunnelMonth { events_analysed: 1_200_000, signals: 340, signals_investigated: 41, incidents_reported: 3 };
+    let month = FunnelMonth { events_analysed: 1_200_000, signals: 340, signals_investigated: 41, incidents_reported: 3, counted_at: None };
     let outbound = encode(TENANT, &notice(About::Organization, Body::FunnelUpdated { period: "2026-11".into(), month }));
     assert_eq!(
         text(&outbound),

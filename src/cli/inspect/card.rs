@@ -7,13 +7,12 @@ use std::fmt::Write as _;
 
 use super::Inspected;
 use super::json::reason;
-use super::text::{harmless, wrap};
+use super::text::{columns, shown, wrap};
 use crate::machine::notice::{Blocker, NextAction, PlanShape, Urgency};
 use crate::machine::policy::MAX_ATTEMPTS;
 use crate::model::agent::FirewallStatus;
 use crate::model::remediation::{Parameters, Remediation, State};
 use crate::model::report::{AttackKind, Phase};
-use crate::model::time::Timestamp;
 
 const WIDTH: usize = 80;
 /// Where the answers begin.
@@ -101,15 +100,9 @@ impl Card {
     }
 
     fn row(&mut self, cells: [String; 6]) {
-        let last = WIDTH - COLUMNS.iter().sum::<usize>();
-        let widths = COLUMNS.into_iter().map(|width| width - 1).chain([last]);
-        let cells: Vec<(usize, Vec<String>)> = cells.iter().zip(widths).map(|(cell, width)| (width, wrap(cell, width))).collect();
-        for number in 0..cells.iter().map(|(_, lines)| lines.len()).max().unwrap_or(0) {
-            let line: Vec<String> =
-                cells.iter().map(|(width, lines)| format!("{:width$}", lines.get(number).map_or("", String::as_str))).collect();
-            self.0.push_str(line.join(" ").trim_end());
-            self.0.push('\n');
-        }
+        let [id, kind, action, state, tried] = COLUMNS.map(|width| width - 1);
+        let widths = [id, kind, action, state, tried, WIDTH - COLUMNS.iter().sum::<usize>()];
+        self.0.push_str(&columns(widths, cells));
     }
 
     fn blocker(&mut self, blocker: &Blocker) {
@@ -227,8 +220,4 @@ fn next(inspected: &Inspected) -> String {
             open => format!("do the manual steps {open}, then resolve (admin or security_engineer); resolving acknowledges them."),
         },
     }
-}
-
-fn shown(at: Timestamp) -> String {
-    harmless(&at.strftime("%a %d %b %Y %H:%M UTC").to_string())
 }

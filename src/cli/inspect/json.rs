@@ -61,7 +61,7 @@ struct FootholdForm<'a> {
 }
 
 #[derive(Serialize)]
-struct ItemForm<'a> {
+pub(super) struct ItemForm<'a> {
     remediation_id: RemediationId,
     plan_revision: u64,
     #[serde(rename = "type")]
@@ -133,7 +133,7 @@ fn agent_form(agent: &Agent) -> AgentForm<'_> {
     }
 }
 
-fn item_form(item: &Remediation) -> ItemForm<'_> {
+pub(super) fn item_form(item: &Remediation) -> ItemForm<'_> {
     ItemForm {
         remediation_id: item.id,
         plan_revision: item.revision,

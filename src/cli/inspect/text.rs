@@ -2,6 +2,8 @@
 //!
 //! What a report quotes was written by an attacker as often as not: file and task names are his.
 
+use crate::model::time::Timestamp;
+
 /// `text` without control characters, and without those that turn the reading direction.
 pub fn harmless(text: &str) -> String {
     let obeyed = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -34,6 +36,24 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// `at` for people.
+pub fn shown(at: Timestamp) -> String {
+    at.strftime("%a %d %b %Y %H:%M UTC").to_string()
+}
+
+/// One row of a table: each cell wrapped in its width, one space between two, no blanks at the end.
+pub fn columns<const N: usize>(widths: [usize; N], cells: [String; N]) -> String {
+    let cells: Vec<(usize, Vec<String>)> = widths.iter().zip(cells).map(|(width, cell)| (*width, wrap(&cell, *width))).collect();
+    let mut row = String::new();
+    for number in 0..cells.iter().map(|(_, lines)| lines.len()).max().unwrap_or(0) {
+        let line: Vec<String> =
+            cells.iter().map(|(width, lines)| format!("{:width$}", lines.get(number).map_or("", String::as_str))).collect();
+        row.push_str(line.join(" ").trim_end());
+        row.push('\n');
+    }
+    row
 }
 
 #[cfg(test)]
