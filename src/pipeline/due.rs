@@ -1,6 +1,8 @@
 //! What happens in a partition by itself: timers, the ends of parkings, outcomes of attempts, recovery. Each comes in
 //! by the same door as live traffic, at the time it was due. Never here: waiting for that time.
 
+use std::collections::btree_map::Entry;
+
 use crate::agent::simulated;
 use crate::machine::decision::AttemptOrder;
 use crate::machine::event::{AttemptEnd, Event, EventKind};
@@ -14,14 +16,33 @@ use super::partition::{Disposition, Partition, rejection};
 use super::rows;
 
 impl<S: Store> Partition<S> {
-    /// Lets time pass up to `to`: whatever is due on the way happens first, each at its own time.
-    pub fn advance(&mut self, to: Timestamp) -> Result<(), StoreError> {
+    /// Lets time pass up to `to`: whatever is due on the way happens first, each at its own time. Says whether it got
+    /// there: virtual time stops before a timer of a subject with an attempt that has not been run yet. Real time
+    /// cannot; but virtual hours pass between two commits, and every lease would.
+    pub fn advance(&mut self, to: Timestamp) -> Result<bool, StoreError> {
         while let Some(due) = self.next_due().filter(|due| *due <= to) {
+            if self.is_virtual() && self.overtakes_an_attempt(due) {
+                return Ok(false);
+            }
             self.settings.clock.advance(due);
             self.fire(due)?;
         }
         self.settings.clock.advance(to);
-        Ok(())
+        Ok(true)
+    }
+
+    /// [`Self::advance`] to the time of an event that has arrived.
+    pub fn advance_for(&mut self, event: &Event) -> Result<bool, StoreError> {
+        if self.too_far_ahead(event).is_some() {
+            return Ok(true);
+        }
+        self.advance(self.settings.clock.after_event(event.time))
+    }
+
+    /// Whether what is due then is a timer whose subject still waits for an attempt to be run.
+    fn overtakes_an_attempt(&self, due: Timestamp) -> bool {
+        let outcome_first = self.next_outcome().is_some_and(|at| at <= due);
+        !outcome_first && self.timers.first().is_some_and(|(at, tenant, key)| *at <= due && self.ordered.contains_key(&(*tenant, *key)))
     }
 
     /// When something happens by itself next.
@@ -116,6 +137,12 @@ impl<S: Store> Partition<S> {
 
     /// Plays an attempt whose intent is durable; its outcome comes in when it is due.
     pub fn run_attempt(&mut self, tenant: TenantId, key: SubjectKey, order: AttemptOrder) {
+        if let Entry::Occupied(mut ordered) = self.ordered.entry((tenant, key)) {
+            *ordered.get_mut() -= 1;
+            if *ordered.get() == 0 {
+                ordered.remove();
+            }
+        }
         let played = simulated::play(&order, self.settings.model);
         let ended_at = after(order.started_at, played.took);
         let end = AttemptEnd {

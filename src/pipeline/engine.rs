@@ -73,8 +73,16 @@ struct Engine<S, L> {
     /// The rows of the batch being built, in events.
     events: usize,
     quiesce: Vec<oneshot::Sender<()>>,
+    /// Virtual time on its way, held up by attempts that have to be run first.
+    passing: Option<Passing>,
     /// There until the surveys that were waiting at the start have been taken (A2, A3).
     backlog: Option<Backlog>,
+}
+
+/// Where virtual time is going, and the arrival whose time that is.
+enum Passing {
+    To(Timestamp),
+    For(Box<Arrival>),
 }
 
 /// Surveys that may be waiting since before the start.
@@ -93,7 +101,7 @@ pub(super) async fn run<S: Store, L: Link>(
     recovered: Vec<(u64, OutboxRow)>,
     wiring: Wiring<L>,
 ) -> Result<(), StoreError> {
-    let mut engine = Engine { partition, wiring, events: 0, quiesce: Vec::new(), backlog: None };
+    let mut engine = Engine { partition, wiring, events: 0, quiesce: Vec::new(), passing: None, backlog: None };
     if !engine.partition.is_virtual() {
         engine.backlog = Some(Backlog { started_at: system_now(), silent_since: Instant::now() });
     }
@@ -131,9 +139,9 @@ pub(super) async fn run<S: Store, L: Link>(
                 engine.release(done?).await;
             }
             Some(numbers) = engine.wiring.confirmed.recv() => engine.partition.confirmed(&numbers),
-            control = engine.wiring.control.recv() => match control {
+            control = engine.wiring.control.recv(), if engine.passing.is_none() => match control {
                 Some(Control::Quiesce(answer)) => engine.quiesce.push(answer),
-                Some(Control::Advance(to)) => engine.partition.advance(to)?,
+                Some(Control::Advance(to)) => engine.pass(Passing::To(to))?,
                 // the pipeline has been dropped: as at a crash, but for the commit under way, which is let go of in order
                 None => return finish_commit(commit).await,
             },
@@ -164,24 +172,47 @@ impl<S: Store, L: Link> Engine<S, L> {
                 self.end_backlog();
             }
         }
-        self.partition.take_delivery(arrival.token, arrival.message, arrival.decoded)
+        self.pass(Passing::For(Box::new(arrival)))
+    }
+
+    /// Lets virtual time get as far as it can; what it was for happens when it is there.
+    fn pass(&mut self, passing: Passing) -> Result<(), StoreError> {
+        let arrived = match &passing {
+            Passing::To(to) => self.partition.advance(*to)?,
+            Passing::For(arrival) => arrival.decoded.as_ref().map_or(Ok(true), |inbound| self.partition.advance_for(&inbound.event))?,
+        };
+        match passing {
+            passing if !arrived => {
+                self.passing = Some(passing);
+                Ok(())
+            }
+            Passing::To(_) => Ok(()),
+            Passing::For(arrival) => self.partition.take_delivery(arrival.token, arrival.message, arrival.decoded),
+        }
     }
 
     /// Another event may be taken into the batch being built.
     fn has_room(&self) -> bool {
-        self.events < self.wiring.limits.batch_events && self.partition.unconfirmed() < self.wiring.limits.outbox_rows
+        self.passing.is_none()
+            && self.events < self.wiring.limits.batch_events
+            && self.partition.unconfirmed() < self.wiring.limits.outbox_rows
     }
 
     /// Fires what is due. In virtual time nothing waits for an attempt: its outcome is due as soon as it is known.
     fn let_time_pass(&mut self) -> Result<(), StoreError> {
         if !self.partition.is_virtual() {
-            return self.partition.advance(system_now());
+            return self.partition.advance(system_now()).map(|_| ());
         }
         self.partition.advance(self.partition.now())?;
         while let Some(due) = self.partition.next_outcome() {
-            self.partition.advance(due)?;
+            if !self.partition.advance(due)? {
+                return Ok(());
+            }
         }
-        Ok(())
+        match self.passing.take() {
+            Some(passing) => self.pass(passing),
+            None => Ok(()),
+        }
     }
 
     fn end_backlog(&mut self) {
@@ -246,7 +277,8 @@ impl<S: Store, L: Link> Engine<S, L> {
     }
 
     fn is_idle(&self) -> bool {
-        !self.partition.has_work()
+        self.passing.is_none()
+            && !self.partition.has_work()
             && !self.partition.has_confirmed_rows()
             && self.partition.unconfirmed() == 0
             && self.partition.next_outcome().is_none()

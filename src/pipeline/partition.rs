@@ -64,6 +64,8 @@ pub struct Partition<S> {
     /// Outcomes of attempts (and what recovery raises), by the time at which they are there.
     pub(super) outcomes: BTreeMap<(Timestamp, u64), (SubjectKey, Event)>,
     pub(super) next_outcome: u64,
+    /// Attempts by subject that were ordered and have not been run: their orders are not durable yet.
+    pub(super) ordered: BTreeMap<(TenantId, SubjectKey), usize>,
     pub(super) next_outbox: u64,
     /// Outbox rows that no confirm is known for, the batch being built included.
     pub(super) unconfirmed: usize,
@@ -94,6 +96,7 @@ impl<S: Store> Partition<S> {
             dead_letters: DeadLetters::default(),
             outcomes: BTreeMap::new(),
             next_outcome: 0,
+            ordered: BTreeMap::new(),
             next_outbox: 0,
             unconfirmed: 0,
             confirmed_rows: Vec::new(),
@@ -181,7 +184,7 @@ impl<S: Store> Partition<S> {
     }
 
     /// A producer's clock that cannot be right. Virtual time is what the events say it is.
-    fn too_far_ahead(&self, event: &Event) -> Option<String> {
+    pub(super) fn too_far_ahead(&self, event: &Event) -> Option<String> {
         if !self.is_virtual() && event.time > after(self.now(), MAX_AHEAD) {
             return Some(format!("time: {} is more than a day ahead of this service's clock", event.time));
         }
@@ -352,6 +355,9 @@ impl<S: Store> Partition<S> {
             self.publish_event(wire::encode(tenant, notice));
         }
         Counters::add(&self.counters.attempts, attempts.len() as u64);
+        if !attempts.is_empty() {
+            *self.ordered.entry((tenant, key)).or_default() += attempts.len();
+        }
         self.writes.followers.attempts.extend(attempts.into_iter().map(|order| (tenant, key, order)));
         self.subjects.put((tenant, key), subject);
         Ok(())
