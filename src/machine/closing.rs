@@ -65,10 +65,10 @@ fn end(draft: &mut Draft<'_>, id: ReportId, to: ReportStatus, cause: &'static st
         report.watched = to != ReportStatus::Dismissed && !report.footholds.is_empty();
         sla::stop(report);
     }
-    draft.set_status(id, to, cause, author);
+    draft.set_status(id, to, cause, author.clone());
     // tasks that go on, an isolation among them, keep the host as it is (R13)
     if !draft.report(id).is_some_and(|report| report.residual) {
-        isolation::drop_holder(draft, id, cause);
+        isolation::drop_holder(draft, id, cause, author);
     }
     tasks::forerunners_ended(draft);
 }
@@ -290,7 +290,7 @@ fn settle_residual(draft: &mut Draft<'_>, id: ReportId) {
             report.residual = false;
         }
         draft.note(id, Body::ResidualCleared);
-        isolation::drop_holder(draft, id, "residual_cleared");
+        isolation::drop_holder(draft, id, "residual_cleared", None);
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) fn hold(draft: &mut Draft<'_>, holder: Holder, reason: Option<String>
 
 /// A report that held the host is over (R9, R10, R14): I3 if the isolation was only pending, I6 if the
 /// organization wants hosts released then; otherwise the host stays isolated until somebody releases it.
-pub(super) fn drop_holder(draft: &mut Draft<'_>, report: ReportId, why: &str) {
+pub(super) fn drop_holder(draft: &mut Draft<'_>, report: ReportId, why: &str, author: Option<Author>) {
     let release = draft.policy.organization.release_on_resolve;
     let since = draft.event.time;
     let holder = Holder::Report(report);
@@ -83,7 +83,9 @@ pub(super) fn drop_holder(draft: &mut Draft<'_>, report: ReportId, why: &str) {
             FirewallStatus::Isolated | FirewallStatus::PendingRelease | FirewallStatus::Enabled => {}
         }
     }
-    let author = (release && from == FirewallStatus::Isolated).then_some(Author::Policy);
+    // whoever ended the report let go of the host; only the release itself is the policy's
+    let released = agent.firewall_status == FirewallStatus::PendingRelease && from == FirewallStatus::Isolated;
+    let author = if released { Some(Author::Policy) } else { author };
     note_change(draft, from, Some(why.into()), author);
 }
 

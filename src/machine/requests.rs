@@ -161,7 +161,7 @@ pub(super) fn cancel_requested(draft: Draft<'_>, request: &TaskRequest) -> Decis
         tasks::cancel(&mut draft, id, index, Cancellation::Requested);
         tasks::forerunners_ended(&mut draft);
         if was_isolation {
-            isolation::drop_holder(&mut draft, id, "cancel_requested");
+            isolation::drop_holder(&mut draft, id, "cancel_requested", Some(Author::Person(request.actor.clone())));
         }
     } else if let Some(item) = draft.change(id).and_then(|report| report.remediations.get_mut(index)) {
         item.cancel_asked = true;
