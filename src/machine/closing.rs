@@ -210,7 +210,14 @@ pub(super) fn reopen(
     draft.set_status(id, ReportStatus::Sent, cause.as_str(), author);
     for index in items_in(draft, id, |item| item.state == State::Cancelled(Cancellation::Dismissed)) {
         if draft.report(id).is_some_and(|report| report.remediations.get(index).is_some_and(|item| item.revision == report.plan_revision)) {
-            draft.move_item(id, index, State::Unapproved, |item| item.reason = None);
+            // as T1 left it: nothing of the consent that was withdrawn, not even its deadline
+            draft.move_item(id, index, State::Unapproved, |item| {
+                item.reason = None;
+                item.approved_at = None;
+                item.deliver_by = None;
+                item.attempt = 0;
+                item.tries = 0;
+            });
         }
     }
     draft.note(id, Body::Reopened { cause, remediation_id });
