@@ -66,6 +66,7 @@ fn end(draft: &mut Draft<'_>, id: ReportId, to: ReportStatus, cause: &'static st
         sla::stop(report);
     }
     draft.set_status(id, to, cause, author.clone());
+    draft.withdraw_page(id);
     // tasks that go on, an isolation among them, keep the host as it is (R13)
     if !draft.report(id).is_some_and(|report| report.residual) {
         isolation::drop_holder(draft, id, cause, author);
@@ -208,7 +209,9 @@ pub(super) fn reopen(
         report.watched = false;
     }
     draft.set_status(id, ReportStatus::Sent, cause.as_str(), author);
-    for index in items_in(draft, id, |item| item.state == State::Cancelled(Cancellation::Dismissed)) {
+    // what was given up because the report was over is to be reviewed again; otherwise the gate would look past it
+    let given_up = |item: &Remediation| matches!(item.state, State::Cancelled(Cancellation::Dismissed | Cancellation::Obsolete));
+    for index in items_in(draft, id, given_up) {
         if draft.report(id).is_some_and(|report| report.remediations.get(index).is_some_and(|item| item.revision == report.plan_revision)) {
             // as T1 left it: nothing of the consent that was withdrawn, not even its deadline
             draft.move_item(id, index, State::Unapproved, |item| {

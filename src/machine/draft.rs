@@ -13,7 +13,7 @@ use crate::model::time::{Span, Timestamp};
 use super::decision::{Applied, AttemptOrder, Decision, Refused};
 use super::event::{Event, EventKind};
 use super::gate;
-use super::notice::{About, Author, Body, Notice, RefusalCode, RemediationChange};
+use super::notice::{About, Author, Body, Notice, PageReason, RefusalCode, RemediationChange};
 use super::policy::{MAX_ATTEMPTS, Policy};
 use super::subject::Subject;
 use super::{closing, isolation, tasks};
@@ -134,6 +134,13 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The report is over with the very decision that would have paged for it: nobody is woken.
+    pub fn withdraw_page(&mut self, id: ReportId) {
+        if let Some(draft) = self.reports.get_mut(&id) {
+            draft.rest.retain(|body| !matches!(body, Body::Paged { reason: PageReason::CriticalReport, .. }));
+        }
+    }
+
     pub fn note_agent(&mut self, body: Body) {
         self.agent_notices.push(body);
     }
@@ -153,6 +160,8 @@ impl<'a> Draft<'a> {
         assert!(tasks::is_transition(from, to), "no row leads from {from:?} to {to:?} (remediation {} of report {id})", item.id);
         item.state = to;
         change(item);
+        // a waiver is for the state that it was given for, or one as bad (T17)
+        item.waived &= tasks::is_waivable(to);
         self.note_item(id, index, Some(from));
     }
 

@@ -85,7 +85,9 @@ fn come_back(draft: &mut Draft<'_>, id: ReportId, present: &[String], surveyed_a
     for index in returned {
         let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { continue };
         let regressions = item.regressions + 1;
-        let to = if regressions > MAX_REGRESSIONS { State::Failed } else { State::Queued };
+        // invariant 3: a kept item (T1k) has no approval of its own revision to run by; a person's retry is one
+        let approved = item.approved_at.is_some();
+        let to = if regressions > MAX_REGRESSIONS || !approved { State::Failed } else { State::Queued };
         let now = draft.now;
         draft.move_item(id, index, to, |item| {
             if to == State::Queued {

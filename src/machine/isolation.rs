@@ -5,17 +5,17 @@
 
 use crate::model::agent::{FirewallStatus, Holder, Survey};
 use crate::model::ids::ReportId;
-use crate::model::remediation::{Action, Remediation, RemediationType, State};
+use crate::model::remediation::{Action, Cancellation, Remediation, RemediationType, State};
 use crate::model::report::{Phase, ReportStatus, Severity};
 use crate::model::time::{Timestamp, after};
 
 use super::decision::{Decision, Ignored};
 use super::draft::Draft;
 use super::event::AgentRequest;
-use super::gate;
 use super::notice::{Author, Body, PageReason, RefusalCode};
 use super::policy::{ISOLATION_WINDOW, Permission, may};
 use super::reports::role_message;
+use super::{gate, tasks};
 
 /// An item that *is* the isolation of the host: the I table moves it, not an attempt.
 pub(super) fn is_isolation(item: &Remediation) -> bool {
@@ -235,6 +235,15 @@ pub(super) fn release_requested(mut draft: Draft<'_>, request: &AgentRequest) ->
     for report in held_by {
         if let Some(report) = draft.change(report) {
             report.released_early = true;
+        }
+    }
+    // nobody holds the host any more: an item that is the isolation can neither be confirmed nor fail (T18)
+    for report in holding_reports(&draft) {
+        for index in 0..draft.report(report).map_or(0, |report| report.remediations.len()) {
+            let open = |item: &Remediation| is_isolation(item) && matches!(item.state, State::Queued | State::Held);
+            if draft.report(report).and_then(|report| report.remediations.get(index)).is_some_and(open) {
+                tasks::cancel(&mut draft, report, index, Cancellation::Requested);
+            }
         }
     }
     let since = draft.event.time;

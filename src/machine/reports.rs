@@ -310,8 +310,6 @@ pub(super) fn revised(mut draft: Draft<'_>, revision: &Revision) -> Decision {
         report.plan_revision = revision.plan_revision;
         report.in_revision = false;
         report.remediations.extend(new_plan);
-        // whoever asked for the old plan's end has not seen this one
-        report.refused_resolution = None;
         report.plan_issued_at = issued_at;
     }
     issue_plan(&mut draft, id);

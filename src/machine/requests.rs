@@ -127,7 +127,7 @@ pub(super) fn waived(draft: Draft<'_>, request: &TaskRequest) -> Decision {
     if request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
         return found.draft.refuse(found.id, RefusalCode::EmptyComment, "a waiver needs a reason".into());
     }
-    if !matches!(found.state, State::Failed | State::Expired | State::Cancelled(Cancellation::Requested) | State::RebootPending) {
+    if !tasks::is_waivable(found.state) {
         let message = format!("a task that is {} cannot be waived", found.state.as_str());
         return found.wrong_state(message);
     }

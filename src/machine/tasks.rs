@@ -46,7 +46,7 @@ pub fn is_transition(from: State, to: State) -> bool {
         | (Queued | Held | RetryWait | RebootPending, Failed)
         | (Failed | Expired, Completed)
         // R16
-        | (Cancelled(Cancellation::Dismissed), Unapproved) => true,
+        | (Cancelled(Cancellation::Dismissed | Cancellation::Obsolete), Unapproved) => true,
         // R17
         (from, Cancelled(Cancellation::Obsolete)) => !from.is_terminal(),
         // R9, R14
@@ -61,6 +61,11 @@ pub fn is_transition(from: State, to: State) -> bool {
         (AwaitingHuman | Failed | Expired | Delivered | OutcomeUnknown | RebootPending, Cancelled(Cancellation::Superseded)) => true,
         _ => false,
     }
+}
+
+/// The states that an admin may waive (T17).
+pub fn is_waivable(state: State) -> bool {
+    matches!(state, State::Failed | State::Expired | State::Cancelled(Cancellation::Requested) | State::RebootPending)
 }
 
 /// T2, T2m and T2c: consent is given, by approval or because containment needs none.
