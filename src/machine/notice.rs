@@ -312,16 +312,21 @@ impl BlockerCode {
             BlockerCode::TaskPending => "task_pending",
         }
     }
+}
 
+impl Blocker {
     /// Who or what can clear it.
-    pub fn clears_by(self) -> &'static str {
-        match self {
+    pub fn clears_by(&self) -> &'static str {
+        match self.code {
             BlockerCode::RoleNotAllowed => "a request by an admin or security_engineer",
             BlockerCode::NotActive => "the report becoming active again (a reopen request within 30 days)",
             BlockerCode::InRevision => "the SOC issuing a revised plan",
             BlockerCode::NotReviewed => "approval or rejection by an admin, security_engineer or user",
             BlockerCode::TaskFailed | BlockerCode::TaskExpired | BlockerCode::TaskCancelled => {
                 "a retry by an admin, security_engineer or user, a waiver by an admin, or a revised plan"
+            }
+            BlockerCode::TaskOutcomeUnknown | BlockerCode::TaskPending if self.agent_id.is_none() => {
+                "the next attempt, which is made without an agent"
             }
             BlockerCode::TaskOutcomeUnknown => "the agent's next survey",
             BlockerCode::RebootPending => "a reboot of the host, or a waiver by an admin",

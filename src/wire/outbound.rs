@@ -407,7 +407,7 @@ fn blocker_fields(blocker: &Blocker) -> BlockerFields<'_> {
         next_attempt_at: task.and_then(|task| task.next_attempt_at).map(Shown),
         deliver_by: task.and_then(|task| task.deliver_by).map(Shown),
         agent_id: blocker.agent_id,
-        clears_by: blocker.code.clears_by(),
+        clears_by: blocker.clears_by(),
     }
 }
 

@@ -122,7 +122,7 @@ fn decisions(case: &Case) -> Vec<String> {
 
 fn in_the_way(case: &Case, blocker: &Blocker) -> Option<String> {
     let report = &case.inspected.stored.report;
-    let cleared = blocker.code.clears_by();
+    let cleared = blocker.clears_by();
     let Some(blocked) = &blocker.task else {
         return (blocker.code != BlockerCode::InRevision).then(|| format!("- {}: cleared by {cleared}.", blocker.code.as_str()));
     };

@@ -114,7 +114,7 @@ fn row(stored: &StoredReport, blocker: &Blocker) -> String {
             task.map_or_else(|| "the whole report".to_owned(), |task| format!("#{} {}", task.remediation_id, task.action.original())),
             code,
             task.and_then(|task| task.next_attempt_at).map_or_else(String::new, shown),
-            blocker.code.clears_by().to_owned(),
+            blocker.clears_by().to_owned(),
         ],
     )
 }

@@ -114,7 +114,7 @@ impl Card {
         if let Some(next) = blocker.task.as_ref().and_then(|task| task.next_attempt_at) {
             self.answer("", &format!("next try from {}", shown(next)));
         }
-        self.answer("", &format!("cleared by {}", blocker.code.clears_by()));
+        self.answer("", &format!("cleared by {}", blocker.clears_by()));
     }
 }
 
