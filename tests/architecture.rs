@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// Longer files hold more than one concept.
 const MAX_LINES: usize = 600;
+/// A judge that keeps its own copy of the rules, so as not to believe the code, may be longer.
+const MAX_TEST_LINES: usize = 1_400;
 
 /// (module, floor, what it may import). A new module has to be given its place here.
 const MODULES: [(&str, u8, &[&str]); 11] = [
@@ -150,8 +152,9 @@ fn violations(files: &BTreeMap<String, String>) -> Vec<String> {
             broken.push(format!("{path}: does not open with //!"));
         }
         let lines = text.lines().count();
-        if lines > MAX_LINES {
-            broken.push(format!("{path}: {lines} lines, more than {MAX_LINES}"));
+        let most = if path.starts_with("tests/") { MAX_TEST_LINES } else { MAX_LINES };
+        if lines > most {
+            broken.push(format!("{path}: {lines} lines, more than {most}"));
         }
         let code = bare(text);
         if path.starts_with("tests/") {

@@ -192,7 +192,7 @@ fn an_agent_with_its_isolation_its_reports_and_its_tasks() {
     let agent: Value = serde_json::from_str(&said(&store, &["inspect", "agent", "5.4", "14"])).expect("JSON");
     assert_eq!([&agent["presence"], &agent["last_survey_at"]], [&json!("online"), &json!("2026-11-23T22:15:00Z")]);
     assert_eq!([&agent["hostname"], &agent["platform"], &agent["agent_version"]], ["AMA-SRV-01", "windows", "0.14.2"]);
-    assert_eq!([&agent["boot_id"], &agent["firewall_status"], &agent["holders"]], [&Value::Null, &json!("Isolated"), &json!([1003])]);
+    assert_eq!([&agent["boot_id"], &agent["firewall_status"], &agent["holders"]], [&json!("boot-1"), &json!("Isolated"), &json!([1003])]);
     assert_eq!([&agent["open_reports"][0]["incident_report_id"], &agent["open_reports"][0]["phase"]], [&json!(1003), &json!("blocked")]);
     insta::assert_snapshot!(said(&store, &["inspect", "agent", "5.4", "14", "--format", "table"]), @r"
     agent       14 of tenant 5.4
@@ -201,7 +201,7 @@ fn an_agent_with_its_isolation_its_reports_and_its_tasks() {
     host        AMA-SRV-01
     platform    windows
     version     0.14.2
-    boot id     -
+    boot id     boot-1
     firewall    Isolated
     held by     report 1003
 

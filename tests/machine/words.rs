@@ -164,7 +164,7 @@ fn counts_words(counts: &Counts) -> String {
 }
 
 fn blocker_line(blocker: &Blocker) -> String {
-    assert!(!blocker.code.clears_by().is_empty(), "a blocker says who or what can clear it");
+    assert!(!blocker.clears_by().is_empty(), "a blocker says who or what can clear it");
     let Some(task) = &blocker.task else {
         return format!("  {}", blocker.code.as_str());
     };

@@ -21,8 +21,17 @@ struct FunnelForm<'a> {
 #[derive(Serialize)]
 struct MonthForm<'a> {
     period: &'a str,
-    #[serde(flatten)]
-    counts: &'a FunnelMonth,
+    events_analysed: u64,
+    signals: u64,
+    signals_investigated: u64,
+    incidents_reported: u64,
+}
+
+impl<'a> MonthForm<'a> {
+    fn of(period: &'a str, month: &FunnelMonth) -> Self {
+        let FunnelMonth { events_analysed, signals, signals_investigated, incidents_reported, counted_at: _ } = *month;
+        Self { period, events_analysed, signals, signals_investigated, incidents_reported }
+    }
 }
 
 pub(super) fn run(args: &FunnelArgs) -> anyhow::Result<ExitCode> {
@@ -31,7 +40,7 @@ pub(super) fn run(args: &FunnelArgs) -> anyhow::Result<ExitCode> {
     };
     let asked = |period: &String| args.period.as_ref().is_none_or(|asked| asked == period);
     let months = organization.funnel.iter().filter(|(period, _)| asked(period));
-    let months: Vec<MonthForm<'_>> = months.map(|(period, counts)| MonthForm { period, counts }).collect();
+    let months: Vec<MonthForm<'_>> = months.map(|(period, month)| MonthForm::of(period, month)).collect();
     if let (Some(period), true) = (&args.period, months.is_empty()) {
         return Ok(unknown(args.tenant, &format!("counts for {period}"), &args.at));
     }
@@ -45,11 +54,10 @@ pub(super) fn run(args: &FunnelArgs) -> anyhow::Result<ExitCode> {
 fn table(months: &[MonthForm<'_>]) -> String {
     let titles = ["month", "events analysed", "signals", "signals investigated", "incidents reported"];
     let mut table = columns(WIDTHS, titles.map(str::to_owned));
-    for MonthForm { period, counts } in months {
-        let FunnelMonth { events_analysed, signals, signals_investigated, incidents_reported, counted_at: _ } = counts;
-        let counts = [events_analysed, signals, signals_investigated, incidents_reported].map(|count| count.to_string());
-        let [analysed, signals, investigated, reported] = counts;
-        table += &columns(WIDTHS, [(*period).to_owned(), analysed, signals, investigated, reported]);
+    for month in months {
+        let counts = [month.events_analysed, month.signals, month.signals_investigated, month.incidents_reported];
+        let [analysed, signals, investigated, reported] = counts.map(|count| count.to_string());
+        table += &columns(WIDTHS, [month.period.to_owned(), analysed, signals, investigated, reported]);
     }
     table
 }
