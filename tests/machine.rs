@@ -4,6 +4,8 @@
 //! What is published is compared exactly and in order. `UPDATE_TABLES=1 cargo test --test machine` writes down what the
 //! machine says instead; every line so changed is to be read against the lifecycle before it is kept.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

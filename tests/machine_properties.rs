@@ -5,6 +5,8 @@
 //! The seed is fixed, so that a run repeats itself; `SEED=n` takes another, `CASES=n` more of them. A failure is shrunk
 //! to few operations. A run in which some transition of the table never happened fails: it would prove nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
