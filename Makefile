@@ -1,6 +1,6 @@
 # Thin on purpose: what a target does stands in the script or the cargo command it calls.
 .DEFAULT_GOAL := help
-.PHONY: help test lint docs demo bench clean
+.PHONY: flood help test lint docs demo bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ docs: ## the API documentation, warnings are errors
 
 demo: ## the worked report, end to end
 	cargo run --release -- demo
+
+flood: ## a million random events of 500 tenants, judged
+	FLOOD_EVENTS=1000000 cargo test --release --test flood -- --nocapture
 
 bench: ## micro-benchmarks
 	cargo bench
