@@ -58,8 +58,9 @@ pub(super) struct AgentPlan {
     pub hostname: String,
     /// The first minute in which it surveys.
     first: u32,
-    /// It does not survey from here on.
+    /// It does not survey from here on, until it comes back.
     falls_silent: u32,
+    comes_back: u32,
     /// It has another boot id from here on.
     reboots: u32,
     /// Every so many surveys one is sent twice, and one again when it is old.
@@ -125,12 +126,15 @@ impl Timeline {
 impl AgentPlan {
     fn new(dice: &mut Dice, tenant: TenantId, index: u32, minutes: u32) -> Self {
         let id = 11 + u64::from(index);
+        let falls_silent = if dice.percent(6) { dice.between(30, minutes.max(31)) } else { u32::MAX };
         Self {
             tenant,
             id,
             hostname: format!("ORG{}-PC-{id}", tenant.organization),
             first: dice.between(1, SURVEY_EVERY_MINUTES),
-            falls_silent: if dice.percent(6) { dice.between(30, minutes.max(31)) } else { u32::MAX },
+            falls_silent,
+            // half of them are back the same day: offline for at least two surveys, and online again
+            comes_back: falls_silent.saturating_add(if dice.percent(50) { dice.between(40, 120) } else { u32::MAX }),
             reboots: if dice.percent(50) { dice.between(60, minutes.max(61)) } else { u32::MAX },
             repeats_every: dice.between(20, 60),
         }
@@ -138,7 +142,8 @@ impl AgentPlan {
 
     /// What it sends in a minute: mostly nothing.
     fn surveys(&self, minute: u32, scenario: &Scenario) -> Vec<Vec<u8>> {
-        if minute < self.first || minute >= self.falls_silent || !(minute - self.first).is_multiple_of(SURVEY_EVERY_MINUTES) {
+        let silent = (self.falls_silent..self.comes_back).contains(&minute);
+        if minute < self.first || silent || !(minute - self.first).is_multiple_of(SURVEY_EVERY_MINUTES) {
             return Vec::new();
         }
         let number = (minute - self.first) / SURVEY_EVERY_MINUTES + 1;
