@@ -1,6 +1,6 @@
 # Thin on purpose: what a target does stands in the script or the cargo command it calls.
 .DEFAULT_GOAL := help
-.PHONY: flood help test lint docs demo bench clean
+.PHONY: flood help test lint docs demo clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -20,9 +20,6 @@ demo: ## the worked report, end to end
 
 flood: ## a million random events of 500 tenants, judged
 	FLOOD_EVENTS=1000000 cargo test --release --test flood -- --nocapture
-
-bench: ## micro-benchmarks
-	cargo bench
 
 clean: ## removes what was built
 	cargo clean
