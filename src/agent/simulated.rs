@@ -204,7 +204,6 @@ mod tests {
             attempt_id: attempt.into(),
             action: ActionName::new(action),
             started_at: Timestamp::UNIX_EPOCH,
-            on_host: true,
             simulate: simulate.iter().map(|code| OutcomeCode::new(*code)).collect(),
             simulate_cursor: cursor,
             cause: "survey".into(),

@@ -82,8 +82,6 @@ pub struct AttemptOrder {
     pub attempt_id: String,
     pub action: ActionName,
     pub started_at: Timestamp,
-    /// Whether the subject has a host at all.
-    pub on_host: bool,
     /// For the simulated host.
     pub simulate: Vec<OutcomeCode>,
     pub simulate_cursor: u32,

@@ -120,8 +120,8 @@ impl EventKind {
             EventKind::ManualCompleted(request)
             | EventKind::ManualUncompleted(request)
             | EventKind::RetryRequested(request)
-            | EventKind::CancelRequested(request) => Some(&request.actor),
-            EventKind::Waived(request) => Some(&request.actor),
+            | EventKind::CancelRequested(request)
+            | EventKind::Waived(request) => Some(&request.actor),
             EventKind::ResolutionRequested(request)
             | EventKind::DismissalRequested(request)
             | EventKind::ReopenRequested(request)
@@ -156,8 +156,8 @@ impl EventKind {
             EventKind::ManualCompleted(request)
             | EventKind::ManualUncompleted(request)
             | EventKind::RetryRequested(request)
-            | EventKind::CancelRequested(request) => Address::Report(request.report),
-            EventKind::Waived(request) => Address::Report(request.report),
+            | EventKind::CancelRequested(request)
+            | EventKind::Waived(request) => Address::Report(request.report),
             EventKind::ResolutionRequested(request)
             | EventKind::DismissalRequested(request)
             | EventKind::ReopenRequested(request)

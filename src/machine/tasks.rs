@@ -285,7 +285,6 @@ fn start_attempt(draft: &mut Draft<'_>, id: ReportId, index: usize, surveyed_at:
             traceparent,
         });
     });
-    let on_host = draft.subject.key.agent().is_some();
     let started_at = draft.now;
     let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { return };
     let Some(attempt) = &item.open_attempt else { return };
@@ -296,7 +295,6 @@ fn start_attempt(draft: &mut Draft<'_>, id: ReportId, index: usize, surveyed_at:
         attempt_id: attempt.id.clone(),
         action: item.action.clone(),
         started_at,
-        on_host,
         simulate: item.simulate.clone(),
         simulate_cursor: item.simulate_cursor,
         cause: attempt.cause.clone(),
