@@ -17,13 +17,16 @@ pub mod keys;
 mod print;
 mod read;
 mod sources;
+mod tls;
 mod url;
 mod users;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use self::sources::Overrides;
+pub use self::tls::{PemFile, Tls};
 pub use self::url::AmqpUrl;
 pub use self::users::{Accounts, Authority, User, Users};
 
@@ -50,6 +53,7 @@ pub struct Settings {
     pub clock: ClockSource,
     pub limits: Limits,
     pub log: Log,
+    pub ops: Ops,
     pub users: Users,
 }
 
@@ -59,6 +63,7 @@ pub struct Amqp {
     /// What `url` said, or the file that `url_file` names.
     pub url: AmqpUrl,
     pub url_file: Option<PathBuf>,
+    pub tls: Tls,
     pub prefetch_reports: u16,
     pub prefetch_surveys: u16,
     /// Publications not yet confirmed.
@@ -75,6 +80,7 @@ pub struct Amqp {
 pub struct StoreSettings {
     pub dir: PathBuf,
     pub cache_mib: u64,
+    pub audit_days: i64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +103,33 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`; known to parse.
     pub filter: String,
+}
+
+/// The port for those who watch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ops {
+    /// `None`: switched off. Off loopback only with a token.
+    pub listen: Option<SocketAddr>,
+    pub token_file: Option<PathBuf>,
+    /// What `token_file` holds.
+    pub token: Option<Token>,
+}
+
+/// A secret that callers must show. Its printed form is never the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The secret itself, for a comparison in constant time.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(url::REDACTED)
+    }
 }
 
 /// A setting that is one of a few words; the words are part of the file format.

@@ -4,7 +4,7 @@
 //! Floors, from the ground up; imports go only downwards (`tests/architecture.rs` holds the list):
 //! [`model`] (nouns), [`machine`] (rules, pure), then side by side and unknown to each other [`wire`] (JSON),
 //! [`store`] (disk), [`broker`] (AMQP), [`agent`] (simulated hosts) and [`config`]; [`pipeline`] joins them;
-//! [`cli`] is what a person starts.
+//! [`ops`] lets a running service be watched, [`cli`] is what a person starts. [`crash`] is for the suite and compiles to nothing.
 //!
 //! Reading order: `model`, `machine`, the ports in `store` and `broker`, `pipeline`, then the rest.
 
@@ -12,9 +12,11 @@ pub mod agent;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod load;
 pub mod machine;
 pub mod model;
+pub mod ops;
 pub mod pipeline;
 pub mod store;
 pub mod wire;

@@ -43,7 +43,7 @@ fn each_wrong_value_has_its_line() {
         ("[amqp]\napply_topology = \"yes\"", "amqp.apply_topology (file): \"yes\"; expected true or false"),
         (
             "[amqp]\nport = 1",
-            "amqp.port (file): there is no such key; expected url, url_file, prefetch_reports, prefetch_surveys, publish_window, prefix, partition, partitions, apply_topology",
+            "amqp.port (file): there is no such key; expected url, url_file, tls_ca_file, tls_cert_file, tls_key_file, prefetch_reports, prefetch_surveys, publish_window, prefix, partition, partitions, apply_topology",
         ),
         ("[store]\ndir = \"\"", "store.dir (file): \"\"; expected the path of a directory"),
         ("[store]\ncache_mib = 1024", "store.cache_mib (file): 1024; expected a whole number from 64 to 256 (MiB)"),
@@ -61,7 +61,15 @@ fn each_wrong_value_has_its_line() {
         ("[log]\nformat = 1", "log.format (file): 1; expected one of \"pretty\", \"json\""),
         ("[log]\nfilter = \"a=b=c\"", "log.filter (file): \"a=b=c\"; expected filter directives such as info,remedyd=debug"),
         ("log = \"info\"", "log (file): \"info\"; expected a section"),
-        ("[metrics]\nport = 1", "metrics (file): there is no such section; expected amqp, store, agents, clock, limits, log, users"),
+        ("[metrics]\nport = 1", "metrics (file): there is no such section; expected amqp, store, agents, clock, limits, log, ops, users"),
+        (
+            "[ops]\nlisten = \"9464\"",
+            "ops.listen (file): \"9464\"; expected an address and port such as 127.0.0.1:9464 or [::1]:9464, or \"\"",
+        ),
+        (
+            "[ops]\nlisten = \"0.0.0.0:9464\"",
+            "ops.listen (file): \"0.0.0.0:9464\"; expected an address on loopback, or a token in ops.token_file",
+        ),
         ("users = 3", "users (file): 3; expected [[users]] entries"),
         ("[[users]]\naccounts = \"*\"\ntypes = [\"#\"]", "users[0].name (file): missing; expected the AMQP user's name, 1 to 255 bytes"),
         (
@@ -157,6 +165,28 @@ fn one_setting_has_one_variable() {
     let both = [("REMEDYD_STORE", "/a"), ("REMEDYD_STORE__DIR", "/b")];
     let lines = load("", &both, &Overrides::default()).unwrap_err();
     assert_eq!(lines, ["store.dir (environment REMEDYD_STORE__DIR): already set by environment REMEDYD_STORE; expected one of the two"]);
+}
+
+#[test]
+fn a_token_is_read_from_its_file_and_never_shown() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("token");
+    let toml = format!("[ops]\nlisten = \"0.0.0.0:9464\"\ntoken_file = {:?}", path.to_str().unwrap());
+    // nowhere, too short, of several words, too long
+    for content in [None, Some("short".to_owned()), Some(format!("{CANARY} and more of it")), Some("x".repeat(513))] {
+        if let Some(content) = &content {
+            fs::write(&path, content).unwrap();
+        }
+        let lines = load(&toml, &[], &Overrides::default()).unwrap_err();
+        let [line] = lines.as_slice() else { panic!("{content:?}: {lines:#?}") };
+        assert!(line.starts_with("ops.token_file (file): ") && line.contains("16 to 512 printable ASCII"), "{line}");
+        assert!(!line.contains(CANARY), "{line}");
+    }
+    fs::write(&path, format!("{CANARY}-{CANARY}\n")).unwrap();
+    let settings = load(&toml, &[], &Overrides::default()).unwrap();
+    assert_eq!(settings.ops.token.as_ref().map(|token| token.expose().to_owned()), Some(format!("{CANARY}-{CANARY}")));
+    assert!(!format!("{settings:?}{}", settings.to_toml()).contains(CANARY));
+    assert_eq!(load("[ops]\nlisten = \"\"", &[], &Overrides::default()).unwrap().ops.listen, None);
 }
 
 #[test]

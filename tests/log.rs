@@ -32,6 +32,7 @@ impl Service {
             .arg(store.path().join("store"))
             .env("REMEDYD_AMQP_URL", std::env::var(URL).unwrap())
             .env("REMEDYD_AMQP__PREFIX", prefix)
+            .env("REMEDYD_OPS__LISTEN", "")
             .env("REMEDYD_LOG__FILTER", "trace,lapin::returned_messages=trace")
             .stderr(Stdio::piped())
             .spawn()

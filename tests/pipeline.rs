@@ -15,9 +15,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use remedyd::config::{Accounts, User, Users};
+use remedyd::model::ids::ReportId;
+use remedyd::model::report::{Report, ReportStatus};
 use remedyd::model::time::after;
+use remedyd::pipeline::reading;
 use remedyd::store::memory::CommitFault;
-use remedyd::store::{StoreError, keys};
+use remedyd::store::{Batch, StoreError, keys};
 use serde_json::json;
 
 use events::{approved, comment, created, created_with, minute, resolution_requested, surveyed, unknown_type};
@@ -467,6 +470,86 @@ async fn rows_of_dead_letters_are_bounded_and_the_messages_are_all_in_the_queue(
     rig.publish(&json!("rubbish"));
     rig.settle(&run).await;
     assert_eq!((rig.dead_letters().len(), run.store.rows(keys::DEAD_LETTERS)), (1_012, 1_001));
+    run.end().await;
+    rig.judge();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_events_are_not_committed_many_at_a_time() {
+    const LARGE: usize = 1024 * 1024;
+    const EVENTS: usize = 40;
+    let rig = Rig::new();
+    let run = rig.start();
+    run.store.inner.hold_durability();
+    rig.publish(&created(1, 0));
+    run.store.held().await;
+    for number in 0..EVENTS {
+        rig.publish(&json!(format!("{number}{}", "x".repeat(LARGE))));
+    }
+    let delivered = || rig.journal.lock().unwrap().iter().filter(|seen| matches!(seen, Seen::Delivered(..))).count();
+    until("everything has been delivered", || delivered() == 1 + EVENTS).await;
+    run.store.inner.release_durability();
+    rig.settle(&run).await;
+    assert_eq!(rig.dead_letters().len(), EVENTS);
+    run.end().await;
+    rig.judge();
+    let bytes = |batch: &Batch| -> usize { batch.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum() };
+    let largest =
+        rig.journal.lock().unwrap().iter().filter_map(|seen| if let Seen::Durable(batch) = seen { Some(bytes(batch)) } else { None }).max();
+    // an event is written twice (its row, and the message to publish), and the last one may begin just below the bound
+    let bound = 8 * LARGE..8 * LARGE + 3 * LARGE;
+    assert!(largest.is_some_and(|largest| bound.contains(&largest)), "{largest:?} bytes in a batch");
+}
+
+/// Minutes of a day.
+const DAY: i64 = 24 * 60;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_over_goes_to_the_archive_whole_and_its_id_stays_taken() {
+    let rig = Rig::new();
+    let run = rig.start();
+    for event in [created(1, 0), approved(1, 1), surveyed(15), surveyed(30), resolution_requested(1, 31)] {
+        rig.publish(&event);
+        rig.settle(&run).await;
+    }
+    let stored = |run: &Run| reading::report(run.store.as_ref(), rig::tenant(), ReportId(1)).unwrap().unwrap().report;
+    let whole = stored(&run);
+    assert_eq!((whole.status, whole.archived_at, whole.remediations.len()), (ReportStatus::Closed, None, 1));
+    // a crash on the way changes nothing: it is scheduled by a row
+    rig.crash(run).await;
+    let run = rig.start();
+    rig.publish(&surveyed(30 * DAY));
+    rig.settle(&run).await;
+    assert_eq!((stored(&run).archived_at, rig.archive().len()), (None, 0));
+    rig.publish(&surveyed(31 * DAY));
+    rig.settle(&run).await;
+    let stub = stored(&run);
+    assert!(stub.archived_at.is_some() && stub.remediations.is_empty() && stub.text.body.is_empty(), "{stub:?}");
+    assert_eq!((stub.status, stub.sequence, stub.closed_at), (whole.status, whole.sequence, whole.closed_at));
+    let lines = rig.archive();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["key"], "r/5.4/1");
+    // by then its footholds are not looked for any more
+    assert_eq!(serde_json::from_value::<Report>(lines[0]["row"].clone()).unwrap(), Report { watched: false, ..whole });
+    // the SOC sends the id once more, a person wants it back: neither begins a new one, and the answer is next in sequence
+    let again = |minute| {
+        let mut event = created(1, minute);
+        event["id"] = json!("created-again");
+        event
+    };
+    for event in [again(31 * DAY + 1), comment(1, 1, 31 * DAY + 2), approved(1, 31 * DAY + 3)] {
+        rig.publish(&event);
+        rig.settle(&run).await;
+    }
+    assert_eq!(stored(&run).status, ReportStatus::Closed);
+    // the rows of the audit follow when they have been kept long enough
+    let kept = |run: &Run| run.store.rows(keys::AUDIT);
+    assert_eq!(kept(&run), 3);
+    rig.publish(&surveyed(401 * DAY));
+    rig.settle(&run).await;
+    rig.publish(&surveyed(401 * DAY + 15));
+    rig.settle(&run).await;
+    assert_eq!((kept(&run), rig.archive().len()), (1, 3));
     run.end().await;
     rig.judge();
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs every test against a private broker: what `make test` does.
+# Runs every test against a private broker: what `make test` does. The service is built with its crash points.
 #
 #   tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]
 #
-# 1. Sees to it that RabbitMQ and pika are there (installs the Debian packages when run as root).
+# 1. Sees to it that what the tests start is there (installs the Debian packages when run as root).
 # 2. Starts a broker of its own in a temporary directory (tests/support/rabbitmq.sh); no other is touched.
 # 3. Runs unit and integration tests (cargo-nextest if installed, else cargo test), then the doc tests.
 # 4. Stops what it started, however it ends, and passes the exit code on.
@@ -30,9 +30,22 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-has_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null; }
-# The system's Python: Debian's python3-pika is there and not in a version manager's.
-has_pika() { /usr/bin/python3 -c 'import pika' 2>/dev/null; }
+# Debian packages and how to see that one is there. The system's Python, since that is what they install for.
+declare -A NEEDED=(
+    [rabbitmq-server]='[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server'
+    [python3-pika]='/usr/bin/python3 -c "import pika"'
+    [python3-prometheus-client]='/usr/bin/python3 -c "import prometheus_client"'
+    [strace]='command -v strace'
+    [chromium]='command -v chromium'
+)
+
+# Prints those that are not there.
+missing_packages() {
+    local package
+    for package in "${!NEEDED[@]}"; do
+        eval "${NEEDED[$package]}" >/dev/null 2>&1 || echo "$package"
+    done
+}
 
 # The rabbitmq-server package starts a node of its own when it is configured, on the default ports, or fails to in
 # a container and is left half installed. policy-rc.d (exit 101: not allowed) is Debian's way to say: do not.
@@ -44,9 +57,8 @@ forbid_services() {
 }
 
 install_missing() {
-    local missing=()
-    has_rabbitmq || missing+=(rabbitmq-server)
-    has_pika || missing+=(python3-pika)
+    local missing
+    mapfile -t missing < <(missing_packages)
     [ "${#missing[@]}" -gt 0 ] || return 0
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
         say "the tests need ${missing[*]}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends ${missing[*]}"
@@ -61,7 +73,8 @@ install_missing() {
         rm -f "$policy_written"
         policy_written=''
     fi
-    if ! has_rabbitmq || ! has_pika; then
+    mapfile -t missing < <(missing_packages)
+    if [ "${#missing[@]}" -gt 0 ]; then
         say "could not install ${missing[*]}"
         exit "$EX_UNAVAILABLE"
     fi
@@ -84,23 +97,46 @@ closing_line() {
     ' "$1"
 }
 
+# What the proofs have recorded (tests/support/proof.rs), as one block and as one file.
+reliability() {
+    local figures=${CARGO_TARGET_DIR:-target}/reliability commit proof name first=yes
+    compgen -G "$figures/*.txt" >/dev/null || return 0
+    commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+    [ -z "$(git status --porcelain 2>/dev/null)" ] || commit="$commit with changes"
+    echo "== reliability at $commit"
+    cat "$figures"/*.txt
+    {
+        printf '{"commit":"%s","date":"%s","proofs":{' "$commit" "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+        for proof in "$figures"/*.json; do
+            name=$(basename "$proof" .json)
+            [ -n "$first" ] || printf ','
+            first=''
+            printf '"%s":' "${name#*-}"
+            tr -d '\n' <"$proof"
+        done
+        printf '}}\n'
+    } >"$figures.json"
+}
+
 run_tests() {
     local log=$scratch/output code=0 locked=()
     [ -z "${CI:-}" ] || locked=(--locked)
     export CARGO_TERM_COLOR=never
+    rm -rf "${CARGO_TARGET_DIR:-target}/reliability" "${CARGO_TARGET_DIR:-target}/reliability.json"
     {
         if cargo nextest --version >/dev/null 2>&1; then
-            cargo nextest run --no-fail-fast "${locked[@]}" "$@" || code=$?
+            cargo nextest run --features crash-points --no-fail-fast "${locked[@]}" "$@" || code=$?
         else
             [ $# -gt 0 ] || set -- --lib --bins --tests
-            cargo test --no-fail-fast "${locked[@]}" "$@" || code=$?
+            cargo test --features crash-points --no-fail-fast "${locked[@]}" "$@" || code=$?
         fi
-        cargo test --doc "${locked[@]}" || code=$?
+        cargo test --features crash-points --doc "${locked[@]}" || code=$?
         echo "$code" >"$scratch/code"
     } </dev/null 2>&1 | tee "$log"
     code=$(cat "$scratch/code")
     # nextest shows the output of a failed test indented, a runner inside a test would too: only whole lines count
     closing_line "$log"
+    reliability
     return "$code"
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use proptest::prelude::*;
+use remedyd::store::journal::JournalStore;
 use remedyd::store::memory::{CommitFault, MemoryDisk, MemoryStore};
 use remedyd::store::sled::{CHUNK_BYTES, SledSettings, SledStore};
 use remedyd::store::{Batch, MAX_KEY_BYTES, MAX_VALUE_BYTES, Row, Store, StoreError};
@@ -27,8 +28,13 @@ fn open_sled(dir: &Path) -> Result<SledStore, StoreError> {
     SledStore::open(dir, settings())
 }
 
+/// With a checkpoint every few batches.
+fn open_journal(dir: &Path) -> Result<JournalStore, StoreError> {
+    JournalStore::open_with(dir, settings(), 2_000)
+}
+
 fn batch<'a>(writes: impl IntoIterator<Item = (&'a [u8], Option<Vec<u8>>)>) -> Batch {
-    Batch { writes: writes.into_iter().map(|(k, v)| (k.to_vec(), v)).collect() }
+    Batch { writes: writes.into_iter().map(|(k, v)| (k.to_vec(), v)).collect(), ..Batch::default() }
 }
 
 fn put(store: &dyn Store, key: &[u8], value: Vec<u8>) {
@@ -89,7 +95,7 @@ fn batches_are_visible_and_survive_a_reopen(open: Open) {
 
 fn clear(store: &dyn Store) {
     let rows = everything(store);
-    store.commit(&Batch { writes: rows.into_iter().map(|(key, _)| (key, None)).collect() }).unwrap();
+    store.commit(&Batch { writes: rows.into_iter().map(|(key, _)| (key, None)).collect(), ..Batch::default() }).unwrap();
 }
 
 fn a_later_write_of_a_batch_wins(open: Open) {
@@ -208,7 +214,7 @@ fn limits_fail_the_store(open: Open) {
     for (key, value) in [(vec![1; MAX_KEY_BYTES + 1], vec![]), (vec![1], vec![1; MAX_VALUE_BYTES + 1])] {
         let store = open();
         put(&*store, b"before", vec![1]);
-        let refused = store.commit(&Batch { writes: vec![(key, Some(value))] });
+        let refused = store.commit(&Batch { writes: vec![(key, Some(value))], ..Batch::default() });
         assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
         let later = store.commit(&batch([(&b"later"[..], Some(vec![1]))]));
         assert!(matches!(later, Err(StoreError::Poisoned { .. })), "{later:?}");
@@ -224,7 +230,7 @@ fn readers_never_see_part_of_a_batch(open: Open) {
     let store: Arc<dyn Store> = Arc::from(open());
     let write = |n: u8| {
         let rows = (0..20).map(|i| (vec![b'r', i], Some(vec![n; if i % 7 == 0 { 40_000 } else { 10 }])));
-        Batch { writes: rows.collect() }
+        Batch { writes: rows.collect(), ..Batch::default() }
     };
     store.commit(&write(0)).unwrap();
     let reader = thread::spawn({
@@ -260,6 +266,15 @@ fn sled_keeps_the_contract() {
     let dir = dir.path().join("p0");
     suite(&|| Box::new(open_sled(&dir).unwrap()));
     assert_eq!(std::fs::read_dir(dir.join("blobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn journal_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    suite(&|| Box::new(open_journal(dir.path()).unwrap()));
+    // and where nothing is ever checkpointed
+    let dir = tempfile::tempdir().unwrap();
+    suite(&|| Box::new(JournalStore::open(dir.path(), settings()).unwrap()));
 }
 
 #[test]
@@ -378,6 +393,8 @@ proptest! {
         let mut model = BTreeMap::new();
         let mut sled = open_sled(dir.path()).unwrap();
         let mut memory = MemoryStore::open(&disk).unwrap();
+        let journal_dir = tempfile::tempdir().unwrap();
+        let mut journal = open_journal(journal_dir.path()).unwrap();
         for (writes, reopen) in steps {
             for (key, value) in &writes {
                 match value {
@@ -385,25 +402,30 @@ proptest! {
                     None => model.remove(key),
                 };
             }
-            let batch = Batch { writes };
+            let batch = Batch { writes, ..Batch::default() };
             sled.commit(&batch).unwrap();
             memory.commit(&batch).unwrap();
+            journal.commit(&batch).unwrap();
             if reopen {
-                drop((sled, memory));
+                drop((sled, memory, journal));
+                journal = open_journal(journal_dir.path()).unwrap();
                 sled = open_sled(dir.path()).unwrap();
                 memory = MemoryStore::open(&disk).unwrap();
             }
             let expected: Vec<Row> = model.clone().into_iter().collect();
             prop_assert!(everything(&sled) == expected, "sled");
             prop_assert!(everything(&memory) == expected, "memory");
+            prop_assert!(everything(&journal) == expected, "journal");
             for (prefix, from) in [(&b"\0"[..], &b""[..]), (b"k", b"k\x02"), (b"\xff", b""), (b"", b"\x03")] {
                 let in_range = |(k, _): &&Row| k.starts_with(prefix) && k.as_slice() >= from;
                 let expected: Vec<Row> = expected.iter().filter(in_range).take(3).cloned().collect();
                 prop_assert!(sled.scan(prefix, from, 3).unwrap() == expected, "sled {prefix:?} {from:?}");
                 prop_assert!(memory.scan(prefix, from, 3).unwrap() == expected, "memory {prefix:?} {from:?}");
+                prop_assert!(journal.scan(prefix, from, 3).unwrap() == expected, "journal {prefix:?} {from:?}");
             }
             for key in [&b""[..], b"\0", b"k", b"k\xff"] {
                 prop_assert!(sled.get(key).unwrap().as_ref() == model.get(key));
+                prop_assert!(journal.get(key).unwrap().as_ref() == model.get(key));
             }
         }
     }

@@ -4,10 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/dice.rs"]
+mod dice;
+
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use dice::Dice;
 use remedyd::store::sled::{SledSettings, SledStore};
 use remedyd::store::{Batch, Row, Store, StoreError};
 
@@ -24,19 +28,6 @@ fn open(dir: &Path) -> Result<SledStore, StoreError> {
 /// All rows, as a reader meets them: opening may succeed where reading a page does not.
 fn read(dir: &Path) -> Result<Vec<Row>, StoreError> {
     open(dir)?.scan(b"", b"", usize::MAX)
-}
-
-/// A repeatable sequence (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below
-    }
 }
 
 /// Writes batches of small rows over `keys` keys until `bytes` of values are written.

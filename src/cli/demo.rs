@@ -19,10 +19,10 @@ use serde_json::Value;
 
 use super::embedded::Embedded;
 use super::exit::Exit;
-use super::inspect::text::wrap;
 use crate::agent::simulated::Model;
 use crate::load::scenario::{self, Minute, Scenario};
 use crate::model::time::{Timestamp, system_now};
+use crate::ops::inspect::text::wrap;
 use tally::Tally;
 use view::View;
 

@@ -14,13 +14,14 @@ use crate::broker::topology::Topology;
 use crate::broker::{Link as _, Message};
 use crate::config::Users;
 use crate::machine::policy::Policy;
-use crate::model::time::Timestamp;
+use crate::model::time::{Timestamp, days};
 use crate::pipeline::clock::Clock;
 use crate::pipeline::counters::Count;
 use crate::pipeline::engine::Limits;
 use crate::pipeline::partition::PartitionSettings;
 use crate::pipeline::{self, Pipeline, Settings};
-use crate::store::sled::{SledSettings, SledStore};
+use crate::store::journal::JournalStore;
+use crate::store::sled::SledSettings;
 
 use super::exit::store_exit;
 
@@ -35,7 +36,7 @@ pub struct Embedded {
     events_exchange: String,
     status: UnboundedReceiver<Message>,
     dead_letters: UnboundedReceiver<Message>,
-    store: Arc<SledStore>,
+    store: Arc<JournalStore>,
     // last: the directory goes when the store has been closed
     temporary: Option<TempDir>,
 }
@@ -48,7 +49,7 @@ impl Embedded {
             None => Some(TempDir::with_prefix("remedyd-").context("creating a temporary store")?),
         };
         let dir = store.map(Path::to_owned).or_else(|| temporary.as_ref().map(|dir| dir.path().join("store"))).unwrap_or_default();
-        let store = tokio::task::spawn_blocking(move || SledStore::open(&dir, SledSettings::default()))
+        let store = tokio::task::spawn_blocking(move || JournalStore::open(&dir, SledSettings::default()))
             .await
             .context("opening the store")?
             .map_err(store_exit)?;
@@ -65,8 +66,15 @@ impl Embedded {
                 model,
                 dead_letter_queue: topology.dead_letters(),
                 status_exchange: topology.status(),
+                audit_kept: days(400),
             },
-            limits: Limits { batch_events: 1_024, outbox_rows: 10_000, drain: std::time::Duration::from_secs(10) },
+            limits: Limits {
+                batch_events: 1_024,
+                outbox_rows: 10_000,
+                // the broker ends with the process: nobody hears anything twice
+                repeats: usize::MAX,
+                drain: std::time::Duration::from_secs(10),
+            },
             users: Arc::new(Users::Anyone),
             publish_window,
         };

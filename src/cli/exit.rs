@@ -1,7 +1,7 @@
 //! How a command ends: the exit codes, a contract with supervisors and scripts.
 //!
 //! The codes from 64 up are those of `sysexits.h`, so that a service manager can tell what a restart may mend
-//! (69, 70, 74) from what it cannot (64, 65, 73).
+//! (69, 70, 71, 74) from what it cannot (64, 65, 73).
 
 use std::fmt;
 use std::process::ExitCode;
@@ -19,10 +19,12 @@ pub enum Exit {
     Config,
     /// A file handed in cannot be used.
     Input,
-    /// Only for commands that need the broker at once; `serve` waits for it instead.
+    /// Only for commands that need the broker (or a running service) at once; `serve` waits for the broker instead.
     Broker,
     /// A broken invariant of our own.
     Internal,
+    /// The ops port is taken, or not ours to open. A restart may mend it.
+    Port,
     /// The store is locked, damaged, or written by a newer version. It was left as it is.
     StoreOpen,
     /// Reading, writing or syncing the store failed. Nothing was acked after that.
@@ -30,8 +32,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    pub const ALL: [Exit; 8] =
-        [Exit::Ok, Exit::Negative, Exit::Config, Exit::Input, Exit::Broker, Exit::Internal, Exit::StoreOpen, Exit::StoreIo];
+    pub const ALL: [Exit; 9] =
+        [Exit::Ok, Exit::Negative, Exit::Config, Exit::Input, Exit::Broker, Exit::Internal, Exit::Port, Exit::StoreOpen, Exit::StoreIo];
 
     pub const fn code(self) -> u8 {
         match self {
@@ -41,6 +43,7 @@ impl Exit {
             Exit::Input => 65,
             Exit::Broker => 69,
             Exit::Internal => 70,
+            Exit::Port => 71,
             Exit::StoreOpen => 73,
             Exit::StoreIo => 74,
         }
@@ -52,8 +55,9 @@ impl Exit {
             Exit::Negative => "difference found, or the answer is no",
             Exit::Config => "wrong settings or usage",
             Exit::Input => "unusable input data",
-            Exit::Broker => "the broker cannot be reached",
+            Exit::Broker => "the broker, or the service that is asked, cannot be reached",
             Exit::Internal => "internal error",
+            Exit::Port => "the ops port cannot be opened",
             Exit::StoreOpen => "the store cannot be opened (locked, damaged or newer)",
             Exit::StoreIo => "reading or writing the store failed",
         }
@@ -99,8 +103,9 @@ Exit codes:
    1  difference found, or the answer is no
   64  wrong settings or usage
   65  unusable input data
-  69  the broker cannot be reached
+  69  the broker, or the service that is asked, cannot be reached
   70  internal error
+  71  the ops port cannot be opened
   73  the store cannot be opened (locked, damaged or newer)
   74  reading or writing the store failed";
 

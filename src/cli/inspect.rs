@@ -1,40 +1,35 @@
-//! `remedyd inspect`: looks into the store of a stopped service, or into one that `replay --store` has left.
+//! `remedyd inspect`: asks the store of a stopped service, one that `replay --store` has left, or a running service.
 //!
-//! Never here: a write of ours, or a rule. What is derived (phase, blockers, triage) is derived by the
-//! machine, at the moment of looking, with the settings of the organization.
-
-pub(super) mod agent;
-pub(super) mod audit;
-mod blockers;
-mod card;
-mod funnel;
-mod json;
-pub(super) mod stores;
-pub(super) mod text;
+//! Never here: a write of ours, or an answer (`ops::inspect`).
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::exit::Exit;
-use crate::machine::notice::{Blocker, Triage};
-use crate::machine::{gate, triage};
+use super::exit::{Exit, store_exit};
 use crate::model::ids::{AgentId, ReportId, TenantId};
-use crate::model::report::{Foothold, Phase, Report};
-use crate::pipeline::reading::StoredReport;
+use crate::ops::client::{self, AskError, OpsUrl};
+use crate::ops::inspect::stores::Stores;
+use crate::ops::inspect::{AuditQuestion, Format, Out, Page, Question, Told, answer, audit, funnel};
+use crate::store::StoreError;
+use crate::store::journal::JournalStore;
+use crate::store::sled::SledSettings;
 
-use self::stores::Stores;
+/// A look reads most rows once; what is kept of them would only be in the way of the other partitions.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     #[command(subcommand)]
-    question: Question,
+    question: About,
 }
 
 #[derive(Debug, Subcommand)]
-enum Question {
+enum About {
     /// Show everything that is known about one report
     Report(ReportArgs),
     /// Show an agent: whether we hear of it, its isolation, the open reports on it and its tasks in their order
@@ -45,14 +40,22 @@ enum Question {
     Funnel(FunnelArgs),
     /// List the decisions of people and policies in the order of time
     Audit(AuditArgs),
+    /// List what could never be applied, and why
+    DeadLetters(DeadLettersArgs),
 }
 
-/// Where every question is asked.
+/// Where every question is asked: a store that no service is using, or a running service.
 #[derive(Debug, Args)]
-pub(super) struct StoreArgs {
+pub(super) struct FromArgs {
     /// The store: a directory that `replay --store` has written, or the one in which a service keeps p0, p1, …
-    #[arg(long, value_name = "DIR")]
-    pub store: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "url", conflicts_with = "url")]
+    store: Option<PathBuf>,
+    /// The ops port of a running service, as in http://127.0.0.1:9464
+    #[arg(long, value_name = "URL")]
+    url: Option<OpsUrl>,
+    /// The file with the token that the ops port asks for
+    #[arg(long, value_name = "FILE", requires = "url")]
+    token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -64,7 +67,7 @@ struct ReportArgs {
     #[arg(value_name = "ID")]
     id: u64,
     #[command(flatten)]
-    at: StoreArgs,
+    from: FromArgs,
     /// json for programs, card for people
     #[arg(long, value_enum, default_value = "json")]
     format: CardFormat,
@@ -79,10 +82,10 @@ struct AgentArgs {
     #[arg(value_name = "ID")]
     id: u64,
     #[command(flatten)]
-    at: StoreArgs,
+    from: FromArgs,
     /// json for programs, table for people
     #[arg(long, value_enum, default_value = "json")]
-    format: Format,
+    format: TableFormat,
 }
 
 #[derive(Debug, Args)]
@@ -91,10 +94,10 @@ struct BlockersArgs {
     #[arg(value_name = "TENANT")]
     tenant: Option<TenantId>,
     #[command(flatten)]
-    at: StoreArgs,
+    from: FromArgs,
     /// json for programs (one report a line), table for people
     #[arg(long, value_enum, default_value = "json")]
-    format: Format,
+    format: TableFormat,
 }
 
 #[derive(Debug, Args)]
@@ -106,10 +109,10 @@ struct FunnelArgs {
     #[arg(long, value_name = "YYYY-MM", value_parser = funnel::period)]
     period: Option<String>,
     #[command(flatten)]
-    at: StoreArgs,
+    from: FromArgs,
     /// json for programs, table for people
     #[arg(long, value_enum, default_value = "json")]
-    format: Format,
+    format: TableFormat,
 }
 
 #[derive(Debug, Args)]
@@ -124,10 +127,22 @@ struct AuditArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=audit::MAX_LIMIT))]
     limit: Option<u32>,
     #[command(flatten)]
-    at: StoreArgs,
+    from: FromArgs,
     /// json for programs (one decision a line), table for people
     #[arg(long, value_enum, default_value = "json")]
-    format: Format,
+    format: TableFormat,
+}
+
+#[derive(Debug, Args)]
+struct DeadLettersArgs {
+    /// `<account_id>.<organization_id>`; all tenants, and what belongs to none, if it is not given
+    #[arg(value_name = "TENANT")]
+    tenant: Option<TenantId>,
+    #[command(flatten)]
+    from: FromArgs,
+    /// json for programs (one dead letter a line), table for people
+    #[arg(long, value_enum, default_value = "json")]
+    format: TableFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -137,84 +152,129 @@ enum CardFormat {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum TableFormat {
     Json,
     Table,
 }
 
-/// A report and what the machine derives from it.
-pub(super) struct Inspected {
-    pub stored: StoredReport,
-    pub phase: Option<Phase>,
-    pub triage: Triage,
-    /// As for somebody who may resolve.
-    pub blockers: Vec<Blocker>,
+impl From<CardFormat> for Format {
+    fn from(format: CardFormat) -> Self {
+        match format {
+            CardFormat::Json => Format::Json,
+            CardFormat::Card => Format::Table,
+        }
+    }
+}
+
+impl From<TableFormat> for Format {
+    fn from(format: TableFormat) -> Self {
+        match format {
+            TableFormat::Json => Format::Json,
+            TableFormat::Table => Format::Table,
+        }
+    }
 }
 
 pub fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
     match args.question {
-        Question::Report(args) => report(&args),
-        Question::Agent(args) => {
-            let stores = Stores::open(&args.at.store)?;
-            match stores.agent(args.tenant, AgentId(args.id))? {
-                Some(stored) => print(&match args.format {
-                    Format::Json => agent::json(&stored)?,
-                    Format::Table => agent::table(&stored),
-                }),
-                None => Ok(unknown(args.tenant, &format!("agent {}", args.id), &args.at)),
-            }
+        About::Report(args) => ask(&args.from, &Question::Report { tenant: args.tenant, id: ReportId(args.id) }, args.format.into()),
+        About::Agent(args) => ask(&args.from, &Question::Agent { tenant: args.tenant, id: AgentId(args.id) }, args.format.into()),
+        About::Blockers(args) => ask(&args.from, &Question::Blockers { tenant: args.tenant }, args.format.into()),
+        About::Funnel(args) => ask(&args.from, &Question::Funnel { tenant: args.tenant, period: args.period }, args.format.into()),
+        About::Audit(args) => {
+            let asked = AuditQuestion { tenant: args.tenant, report: args.report.map(ReportId), limit: args.limit };
+            ask(&args.from, &Question::Audit(asked), args.format.into())
         }
-        Question::Blockers(args) => blockers::run(&args),
-        Question::Funnel(args) => funnel::run(&args),
-        Question::Audit(args) => audit::run(&args),
+        About::DeadLetters(args) => ask(&args.from, &Question::DeadLetters { tenant: args.tenant }, args.format.into()),
     }
 }
 
-fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
-    let Some(stored) = Stores::open(&args.at.store)?.report(args.tenant, ReportId(args.id))? else {
-        return Ok(unknown(args.tenant, &format!("report {}", args.id), &args.at));
-    };
-    let inspected = Inspected::of(stored);
-    print(&match args.format {
-        CardFormat::Json => json::json(&inspected)? + "\n",
-        CardFormat::Card => card::card(&inspected),
-    })
-}
-
-/// The answer is no.
-pub(super) fn unknown(tenant: TenantId, what: &str, at: &StoreArgs) -> ExitCode {
-    eprintln!("remedyd: tenant {tenant} has no {what} in {}", at.store.display());
-    Exit::Negative.into()
-}
-
-pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
+/// Prints the answer.
+pub(super) fn ask(from: &FromArgs, question: &Question, format: Format) -> anyhow::Result<ExitCode> {
     let mut out = Printed::new();
-    out.text(text)?;
-    out.end()
+    let (told, place) = match (&from.url, &from.store) {
+        (Some(url), _) => {
+            let token = from.token_file.as_deref().map(read_token).transpose()?;
+            let told = super::block_on(client::ask(url, token.as_deref(), question, format, &mut out))?;
+            (told.map_err(ask_exit)?, url.to_string())
+        }
+        (None, store) => {
+            let dir = store.as_deref().unwrap_or(Path::new(""));
+            let told = answer(&open(dir)?, question, format, &Page::default(), &mut out).map_err(with_exit)?;
+            (told, dir.display().to_string())
+        }
+    };
+    match told {
+        Told::All | Told::Until(_) => out.end(),
+        Told::Unknown(what) => {
+            eprintln!("remedyd: {what} in {place}");
+            Ok(Exit::Negative.into())
+        }
+    }
+}
+
+fn ask_exit(error: AskError) -> anyhow::Error {
+    let exit = match error {
+        AskError::Unreachable { .. } => Exit::Broker,
+        AskError::Denied { .. } => Exit::Config,
+        AskError::Refused { .. } | AskError::Output(_) => Exit::Internal,
+    };
+    anyhow::Error::from(error).context(exit)
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).context(Exit::Config)?;
+    Ok(text.trim().to_owned())
+}
+
+/// A failed store says by its kind how the command ends.
+fn with_exit(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<StoreError>() {
+        Ok(error) => store_exit(error),
+        Err(other) => other,
+    }
+}
+
+/// The store in `dir`, or the partitions' stores p0, p1, … below it.
+fn open(dir: &Path) -> anyhow::Result<Stores<JournalStore>> {
+    let settings = SledSettings { cache_bytes: CACHE_BYTES, ..SledSettings::default() };
+    let open = |dir: PathBuf| JournalStore::open(&dir, settings.clone()).map(Arc::new).map_err(store_exit);
+    Ok(Stores::new(directories(dir)?.into_iter().map(open).collect::<Result<_, _>>()?, None))
+}
+
+/// Opening a directory without a store would create one, so it is looked at first.
+fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let is_store = |dir: &Path| dir.join("FORMAT").is_file();
+    if is_store(dir) {
+        return Ok(vec![dir.to_owned()]);
+    }
+    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display())).context(Exit::StoreOpen)?;
+    let mut partitions: Vec<(u16, PathBuf)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number = entry.file_name().to_str()?.strip_prefix('p')?.parse().ok()?;
+            is_store(&entry.path()).then(|| (number, entry.path()))
+        })
+        .collect();
+    if partitions.is_empty() {
+        return Err(anyhow::anyhow!("there is no store in {}, nor in p0, p1, … below it", dir.display())).context(Exit::StoreOpen);
+    }
+    partitions.sort();
+    Ok(partitions.into_iter().map(|(_, dir)| dir).collect())
 }
 
 /// Standard output, written as it comes. A reader that has seen enough (`| head`) ends the command, and well.
-pub(super) struct Printed {
+struct Printed {
     out: io::BufWriter<io::StdoutLock<'static>>,
     closed: bool,
 }
 
 impl Printed {
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self { out: io::BufWriter::new(io::stdout().lock()), closed: false }
     }
 
-    /// Nobody reads any more.
-    pub fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    pub fn text(&mut self, text: &str) -> io::Result<()> {
-        let written = self.out.write_all(text.as_bytes());
-        self.seen(written)
-    }
-
-    pub fn end(mut self) -> anyhow::Result<ExitCode> {
+    fn end(mut self) -> anyhow::Result<ExitCode> {
         let flushed = self.out.flush();
         self.seen(flushed)?;
         Ok(Exit::Ok.into())
@@ -231,18 +291,13 @@ impl Printed {
     }
 }
 
-impl Inspected {
-    pub fn of(stored: StoredReport) -> Self {
-        let isolation = stored.agent.as_ref().map(|agent| agent.firewall_status);
-        let phase = gate::phase(&stored.report);
-        let triage = triage::triage(&stored.report, isolation, &stored.organization.settings);
-        let blockers = gate::blockers(&stored.report, stored.agent.as_ref(), true);
-        Self { stored, phase, triage, blockers }
+impl Out for Printed {
+    fn text(&mut self, text: &str) -> anyhow::Result<()> {
+        let written = self.out.write_all(text.as_bytes());
+        Ok(self.seen(written)?)
     }
 
-    /// Whether the attacker could still come back by this foothold: the gate's own count, asked for one.
-    pub fn remains(&self, foothold: &Foothold) -> bool {
-        let alone = Report { footholds: vec![foothold.clone()], ..self.stored.report.clone() };
-        gate::footholds_remaining(&alone) > 0
+    fn is_closed(&self) -> bool {
+        self.closed
     }
 }

@@ -9,6 +9,7 @@ mod embedded;
 pub mod exit;
 pub mod explain;
 pub mod inspect;
+pub mod load;
 mod log;
 pub mod replay;
 pub mod serve;
@@ -39,7 +40,9 @@ enum Command {
     Topology(topology::Args),
     /// Watch the worked report, then some hundred tenants, in an embedded pipeline
     Demo(demo::DemoArgs),
-    /// Look into a store that no service is using
+    /// Measure a service under load at a real broker
+    Load(Box<load::LoadArgs>),
+    /// Look into a store that no service is using, or ask a running service
     Inspect(inspect::InspectArgs),
     /// Say in sentences why a report is where it is, what happens next and what somebody has to do
     Explain(explain::ExplainArgs),
@@ -49,7 +52,11 @@ enum Command {
 
 /// Two worker threads do: the engine has its own, and commits have theirs.
 fn run_async(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
+    block_on(command)?
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work))
 }
 
 /// Runs the command line and reports a failure on standard error, as one chain of causes.
@@ -67,6 +74,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(args) => run_async(replay::run(args)),
         Command::Topology(args) => run_async(topology::run(args)),
         Command::Demo(args) => run_async(demo::run(args)),
+        Command::Load(args) => run_async(load::run(*args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Config(args) => config::run(args),

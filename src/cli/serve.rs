@@ -2,6 +2,8 @@
 //!
 //! Never here: a rule, or a reason to give up on the broker. It ends by itself only when the store fails.
 
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +16,18 @@ use crate::broker::amqp::settings::{AtConnect, Prefetch};
 use crate::broker::amqp::{AmqpLink, AmqpSettings};
 use crate::broker::topology::Topology;
 use crate::broker::{Link as _, LinkState};
-use crate::config::{ClockSource, OutcomeModel, Settings};
+use crate::config::{ClockSource, OutcomeModel, PemFile, Settings, Tls};
 use crate::machine::policy::Policy;
 use crate::model::organization::OrganizationSettings;
-use crate::model::time::minutes;
+use crate::model::time::{days, minutes};
+use crate::ops::Access;
+use crate::ops::port::{self, Port, Watched};
 use crate::pipeline::clock::Clock;
 use crate::pipeline::engine::Limits;
 use crate::pipeline::partition::PartitionSettings;
 use crate::pipeline::{self, Pipeline};
-use crate::store::sled::{SledSettings, SledStore};
+use crate::store::journal::JournalStore;
+use crate::store::sled::SledSettings;
 
 use super::config::SettingsArgs;
 use super::exit::{Exit, store_exit};
@@ -32,13 +37,23 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     super::log::start(&settings.log)?;
     // before anything is opened: a signal during start-up ends it in order as well
     let mut stop = Stop::new()?;
+    // the first of all: a supervisor sees from here that it is starting
+    let ops = open_port(&settings).await?;
     let store = open_store(&settings).await?;
     let topology = Topology::with_prefix(&settings.amqp.prefix, u16::try_from(settings.amqp.partitions)?).context(Exit::Config)?;
     let link = Arc::new(connect(&settings, topology.clone())?);
     let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), pipeline_settings(&settings, &topology)?).map_err(store_exit)?;
+    if let Some(ops) = &ops {
+        let view = pipeline.watch(&store).map_err(store_exit)?;
+        let measured = Arc::clone(&store);
+        ops.started(Watched::new(view, link.state(), settings.limits.outbox_rows as u64, move || measured.size_bytes().ok()));
+    }
     let announcing = tokio::spawn(announce(link.state()));
-    let result = work(pipeline, &mut stop).await;
+    let result = work(pipeline, ops.as_ref(), &mut stop).await;
     announcing.abort();
+    if let Some(ops) = ops {
+        ops.close().await;
+    }
     if let Ok(Exit::Ok) = result {
         link.close().await;
         tracing::info!("stopped");
@@ -47,13 +62,16 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Until a signal or the end of the store; then drains, unless a second signal says not to.
-async fn work(mut pipeline: Pipeline, stop: &mut Stop) -> anyhow::Result<Exit> {
+async fn work(mut pipeline: Pipeline, ops: Option<&Port<JournalStore>>, stop: &mut Stop) -> anyhow::Result<Exit> {
     tokio::select! {
         ended = pipeline.ended() => {
             ended.map_err(store_exit)?;
             return Ok(Exit::Ok);
         }
         () = stop.asked() => tracing::info!("stopping: taking no more, finishing what is under way"),
+    }
+    if let Some(ops) = ops {
+        ops.draining();
     }
     tokio::select! {
         drained = pipeline.drain() => {
@@ -67,16 +85,41 @@ async fn work(mut pipeline: Pipeline, stop: &mut Stop) -> anyhow::Result<Exit> {
     }
 }
 
-async fn open_store(settings: &Settings) -> anyhow::Result<Arc<SledStore>> {
+async fn open_port(settings: &Settings) -> anyhow::Result<Option<Port<JournalStore>>> {
+    let Some(listen) = settings.ops.listen else { return Ok(None) };
+    let bound = port::bind(listen).await.with_context(|| format!("ops.listen: {listen}")).context(Exit::Port)?;
+    tracing::info!(address = %bound.address(), "the ops port is open");
+    let access = settings.ops.token.clone().map_or(Access::Loopback, Access::Token);
+    Ok(Some(bound.serve(access)))
+}
+
+async fn open_store(settings: &Settings) -> anyhow::Result<Arc<JournalStore>> {
     let dir = settings.partition_dir();
     let cache_bytes = settings.store.cache_mib * 1024 * 1024;
     let open = move || {
         if let Some(parent) = dir.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display())).context(Exit::StoreOpen)?;
+            // customer data: for this service's account alone, as the store below it is
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .with_context(|| format!("creating {}", parent.display()))
+                .context(Exit::StoreOpen)?;
         }
-        SledStore::open(&dir, SledSettings { cache_bytes, ..SledSettings::default() }).map_err(store_exit)
+        JournalStore::open(&dir, SledSettings { cache_bytes, ..SledSettings::default() }).map_err(store_exit)
     };
-    Ok(Arc::new(tokio::task::spawn_blocking(open).await.context("opening the store")??))
+    let store = tokio::task::spawn_blocking(open).await.context("opening the store")??;
+    warn_of_open_doors(&settings.partition_dir());
+    Ok(Arc::new(store))
+}
+
+/// A directory that was there before us stays as somebody has made it; others must not read customer data by mistake.
+fn warn_of_open_doors(dir: &Path) {
+    let modes = dir.ancestors().take(2).filter_map(|dir| dir.metadata().ok()).map(|found| found.permissions().mode());
+    // one closed door is enough
+    if modes.fold(0o077, |open, mode| open & mode) != 0 {
+        tracing::warn!(dir = %dir.display(), "other accounts of this machine can read the store: chmod 700");
+    }
 }
 
 fn connect(settings: &Settings, topology: Topology) -> anyhow::Result<AmqpLink> {
@@ -85,6 +128,9 @@ fn connect(settings: &Settings, topology: Topology) -> anyhow::Result<AmqpLink> 
     amqp.prefetch = Prefetch { reports: settings.amqp.prefetch_reports, surveys: settings.amqp.prefetch_surveys };
     amqp.publish_window = settings.amqp.publish_window;
     amqp.at_connect = if settings.amqp.apply_topology { AtConnect::Apply } else { AtConnect::Check };
+    let Tls { ca, certificate, key } = &settings.amqp.tls;
+    let identity = certificate.as_ref().zip(key.as_ref()).map(|(certificate, key)| (certificate.expose(), key.expose()));
+    amqp.tls = crate::broker::amqp::settings::Tls::new(ca.as_ref().map(PemFile::expose), identity);
     amqp.time_outs.close = stop_within(settings) / 10;
     amqp.jitter_seed = u64::from(std::process::id());
     AmqpLink::connect(amqp).context(Exit::Config)
@@ -113,10 +159,12 @@ fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result
             },
             dead_letter_queue: topology.dead_letters(),
             status_exchange: topology.status(),
+            audit_kept: days(settings.store.audit_days),
         },
         limits: Limits {
             batch_events: settings.limits.batch_events,
             outbox_rows: settings.limits.outbox_rows,
+            repeats: settings.amqp.publish_window,
             // the two halves of closing the link have a tenth each
             drain: stop_within(settings) * 8 / 10,
         },

@@ -3,6 +3,7 @@
 //! Never here: a name or an argument of the topology; all are in [`Topology`].
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -13,6 +14,7 @@ use crate::broker::amqp::connection::{AmqpError, Connection};
 use crate::broker::amqp::declare;
 use crate::broker::amqp::settings::{TimeOuts, Tls};
 use crate::broker::topology::{DEFAULT_PREFIX, Topology};
+use crate::config::PemFile;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,6 +39,15 @@ struct Shape {
     /// The broker; amqps:// unless it is on this machine
     #[arg(long, global = true, env = "REMEDYD_AMQP_URL", hide_env_values = true, default_value = "amqp://guest:guest@127.0.0.1:5672/%2f")]
     amqp_url: String,
+    /// PEM certificates to trust besides the system's
+    #[arg(long, global = true, env = "REMEDYD_AMQP__TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+    /// PEM certificate of our own, for a broker that asks for one
+    #[arg(long, global = true, env = "REMEDYD_AMQP__TLS_CERT_FILE", requires = "tls_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, global = true, env = "REMEDYD_AMQP__TLS_KEY_FILE", requires = "tls_cert_file")]
+    tls_key_file: Option<PathBuf>,
     /// How many partitions tenants are shared out to; cannot be changed later without moving the data
     #[arg(long, global = true, default_value_t = 1)]
     partitions: u16,
@@ -55,8 +66,7 @@ impl std::fmt::Debug for Shape {
 /// Does what `args` say. Exit code 1 is for differences found by `check`; everything else that goes wrong is an
 /// error.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Shape { amqp_url, partitions, prefix } = args.shape;
-    let topology = Topology::with_prefix(&prefix, partitions)?;
+    let topology = Topology::with_prefix(&args.shape.prefix, args.shape.partitions)?;
     match args.command {
         Command::Print => {
             let definitions = serde_json::to_string_pretty(&topology.definitions("/"))?;
@@ -64,7 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Apply => {
-            let connection = connect(&amqp_url).await?;
+            let connection = connect(&args.shape).await?;
             let applied = declare::apply(&connection, &topology).await;
             applied.map_err(whole)?;
             connection.close().await;
@@ -77,7 +87,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check => {
-            let connection = connect(&amqp_url).await?;
+            let connection = connect(&args.shape).await?;
             let checked = declare::check(&connection, &topology).await;
             let differences = checked.map_err(whole)?;
             connection.close().await;
@@ -99,9 +109,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn connect(url: &str) -> anyhow::Result<Connection> {
-    let endpoint = Endpoint::parse(url)?;
-    let (tls, time_outs) = (Tls::default(), TimeOuts::default());
+async fn connect(shape: &Shape) -> anyhow::Result<Connection> {
+    let endpoint = Endpoint::parse(&shape.amqp_url)?;
+    let read = |path: &Option<PathBuf>, label: &str| {
+        let file = path.as_ref().filter(|path| !path.as_os_str().is_empty()).map(|path| (path, PemFile::read(path, label)));
+        file.map(|(path, read)| read.map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))).transpose()
+    };
+    let ca = read(&shape.tls_ca_file, "CERTIFICATE")?;
+    let (certificate, key) = (read(&shape.tls_cert_file, "CERTIFICATE")?, read(&shape.tls_key_file, "PRIVATE KEY")?);
+    let identity = certificate.as_ref().zip(key.as_ref()).map(|(certificate, key)| (certificate.expose(), key.expose()));
+    let (tls, time_outs) = (Tls::new(ca.as_ref().map(PemFile::expose), identity), TimeOuts::default());
     let opened = Connection::open(&endpoint, "remedyd topology", &tls, time_outs);
     opened.await.map_err(whole)
 }

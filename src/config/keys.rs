@@ -81,6 +81,21 @@ pub const URL_FILE: Key = Key {
     kind: Kind::Text { default: "", expected: "a readable file that holds only the broker's URL" },
     about: &["A file that holds the URL instead (a mounted secret); \"\" for none. Not beside url in the same place."],
 };
+pub const TLS_CA_FILE: Key = Key {
+    path: "amqp.tls_ca_file",
+    kind: Kind::Text { default: "", expected: "a readable PEM file of certificates, at most 1 MiB; only with amqps://" },
+    about: &["Certificates to trust besides the system's, for a broker whose certificate is from an authority of your own; \"\" for none."],
+};
+pub const TLS_CERT_FILE: Key = Key {
+    path: "amqp.tls_cert_file",
+    kind: Kind::Text { default: "", expected: "a readable PEM file of certificates, at most 1 MiB; only with amqps:// and tls_key_file" },
+    about: &["This service's own certificate with its chain, for a broker that asks for one; \"\" for none. Needs tls_key_file."],
+};
+pub const TLS_KEY_FILE: Key = Key {
+    path: "amqp.tls_key_file",
+    kind: Kind::Text { default: "", expected: "a readable PEM file of a private key, at most 1 MiB; only with amqps:// and tls_cert_file" },
+    about: &["Its private key, without a password (PKCS #8, PKCS #1 or SEC 1). Read at the start: a new one needs a restart."],
+};
 pub const PREFETCH_REPORTS: Key = Key {
     path: "amqp.prefetch_reports",
     kind: Kind::Number { default: 512, min: 1, max: 2_000, unit: "messages" },
@@ -131,6 +146,11 @@ pub const CACHE_MIB: Key = Key {
     path: "store.cache_mib",
     kind: Kind::Number { default: 128, min: 64, max: 256, unit: "MiB" },
     about: &["Page cache of the store. Below 64 a survey herd reads from disk; above 256 a million agents no longer fit in 512 MiB."],
+};
+pub const AUDIT_DAYS: Key = Key {
+    path: "store.audit_days",
+    kind: Kind::Number { default: 400, min: 30, max: 36_500, unit: "days" },
+    about: &["Audit rows older than this leave the store for its archive (p<p>/archive/*.ndjson); a year and a month for the auditors."],
 };
 pub const EXECUTOR: Key = Key {
     path: "agents.executor",
@@ -187,11 +207,27 @@ pub const LOG_FILTER: Key = Key {
     kind: Kind::Text { default: "info", expected: "filter directives such as info,remedyd=debug" },
     about: &["What is logged. Customer data appears only at debug and below."],
 };
+pub const OPS_LISTEN: Key = Key {
+    path: "ops.listen",
+    kind: Kind::Text { default: "127.0.0.1:9464", expected: "an address and port such as 127.0.0.1:9464 or [::1]:9464, or \"\"" },
+    about: &[
+        "Health, metrics, the status page and what `inspect --url` asks; read-only. \"\" switches it off. It tells customers'",
+        "data and speaks plain HTTP: off loopback only with token_file, and there behind something that speaks TLS.",
+    ],
+};
+pub const OPS_TOKEN_FILE: Key = Key {
+    path: "ops.token_file",
+    kind: Kind::Text { default: "", expected: "a readable file that holds only a token of 16 to 512 printable ASCII characters" },
+    about: &["A file with the token that requests must bear (Authorization: Bearer …); probes need none. \"\" for none, on loopback only."],
+};
 
 /// Every key, in the order of the file.
-pub const ALL: [&Key; 21] = [
+pub const ALL: [&Key; 27] = [
     &URL,
     &URL_FILE,
+    &TLS_CA_FILE,
+    &TLS_CERT_FILE,
+    &TLS_KEY_FILE,
     &PREFETCH_REPORTS,
     &PREFETCH_SURVEYS,
     &PUBLISH_WINDOW,
@@ -201,6 +237,7 @@ pub const ALL: [&Key; 21] = [
     &APPLY_TOPOLOGY,
     &STORE_DIR,
     &CACHE_MIB,
+    &AUDIT_DAYS,
     &EXECUTOR,
     &MODEL,
     &SEED,
@@ -211,6 +248,8 @@ pub const ALL: [&Key; 21] = [
     &DRAIN_SECONDS,
     &LOG_FORMAT,
     &LOG_FILTER,
+    &OPS_LISTEN,
+    &OPS_TOKEN_FILE,
 ];
 
 /// The key of that path.

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::keys::{self, Key, Kind};
-use super::{Accounts, Settings, User, Users};
+use super::{Accounts, PemFile, Settings, User, Users};
 
 const HEAD: &str = "\
 # Settings of remedyd. Each key stands with its default; leave out what you do not change.
@@ -77,11 +77,14 @@ fn bounds(key: &Key) -> String {
 
 /// The value of a key as TOML; `None` where another key speaks for it.
 fn value(settings: &Settings, key: &Key) -> Option<String> {
-    let Settings { amqp, store, agents, clock, limits, log, users: _ } = settings;
+    let Settings { amqp, store, agents, clock, limits, log, ops, users: _ } = settings;
     let value = match key.path {
         "amqp.url" if amqp.url_file.is_some() => return None,
         "amqp.url" => quoted(&amqp.url.to_string()),
         "amqp.url_file" => quoted(&amqp.url_file.as_deref().unwrap_or(std::path::Path::new("")).to_string_lossy()),
+        "amqp.tls_ca_file" => path(amqp.tls.ca.as_ref()),
+        "amqp.tls_cert_file" => path(amqp.tls.certificate.as_ref()),
+        "amqp.tls_key_file" => path(amqp.tls.key.as_ref()),
         "amqp.prefetch_reports" => amqp.prefetch_reports.to_string(),
         "amqp.prefetch_surveys" => amqp.prefetch_surveys.to_string(),
         "amqp.publish_window" => amqp.publish_window.to_string(),
@@ -91,6 +94,7 @@ fn value(settings: &Settings, key: &Key) -> Option<String> {
         "amqp.apply_topology" => amqp.apply_topology.to_string(),
         "store.dir" => quoted(&store.dir.to_string_lossy()),
         "store.cache_mib" => store.cache_mib.to_string(),
+        "store.audit_days" => store.audit_days.to_string(),
         "agents.executor" => quoted(agents.executor.as_str()),
         "agents.model" => quoted(agents.model.as_str()),
         "agents.seed" => agents.seed.to_string(),
@@ -101,9 +105,15 @@ fn value(settings: &Settings, key: &Key) -> Option<String> {
         "limits.drain_seconds" => limits.drain_seconds.to_string(),
         "log.format" => quoted(log.format.as_str()),
         "log.filter" => quoted(&log.filter),
+        "ops.listen" => quoted(&ops.listen.map_or_else(String::new, |address| address.to_string())),
+        "ops.token_file" => quoted(&ops.token_file.as_deref().unwrap_or(std::path::Path::new("")).to_string_lossy()),
         _ => return None,
     };
     Some(value)
+}
+
+fn path(file: Option<&PemFile>) -> String {
+    quoted(&file.map_or("".into(), |file| file.path.to_string_lossy()))
 }
 
 fn accounts(accounts: &Accounts) -> String {

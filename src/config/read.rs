@@ -3,17 +3,19 @@
 //! Never here: a stop at the first error, or a secret in an error line. A wrong value leaves its default in the
 //! settings, which are thrown away with the errors.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use config::{Value, ValueKind};
 
 use super::keys::{self, Key, Kind};
 use super::sources::Tree;
+use super::tls::{PemFile, Tls};
 use super::url::{AmqpUrl, REDACTED};
 use super::users::{Accounts, User, Users, is_pattern};
-use super::{Agents, Amqp, ClockSource, Executor, Limits, Log, LogFormat, OutcomeModel, Settings, StoreSettings};
+use super::{Agents, Amqp, ClockSource, Executor, Limits, Log, LogFormat, Ops, OutcomeModel, Settings, StoreSettings, Token};
 
-/// A URL is far shorter; a larger file is a wrong path.
+/// A URL or a token is far shorter; a larger file is a wrong path.
 const MAX_SECRET_BYTES: usize = 4096;
 /// An MSP has a handful of publishers; each message is compared with all of them.
 const MAX_USERS: usize = 1_000;
@@ -23,6 +25,7 @@ pub(super) fn settings(tree: &Tree) -> (Settings, Vec<String>) {
     let mut reader = Reader { tree, errors: Vec::new() };
     reader.unknown_keys();
     let (url, url_file) = reader.url();
+    let tls = reader.tls(&url);
     let partitions = reader.number(&keys::PARTITIONS);
     let partition = reader.number(&keys::PARTITION);
     if partition >= partitions {
@@ -33,6 +36,7 @@ pub(super) fn settings(tree: &Tree) -> (Settings, Vec<String>) {
         amqp: Amqp {
             url,
             url_file,
+            tls,
             // the bounds of the key table are within the types they are cast to
             prefetch_reports: reader.number(&keys::PREFETCH_REPORTS) as u16,
             prefetch_surveys: reader.number(&keys::PREFETCH_SURVEYS) as u16,
@@ -42,7 +46,11 @@ pub(super) fn settings(tree: &Tree) -> (Settings, Vec<String>) {
             partitions: partitions as u32,
             apply_topology: reader.flag(&keys::APPLY_TOPOLOGY),
         },
-        store: StoreSettings { dir: reader.text(&keys::STORE_DIR, is_path).into(), cache_mib: reader.number(&keys::CACHE_MIB) },
+        store: StoreSettings {
+            dir: reader.text(&keys::STORE_DIR, is_path).into(),
+            cache_mib: reader.number(&keys::CACHE_MIB),
+            audit_days: reader.number(&keys::AUDIT_DAYS) as i64,
+        },
         agents: Agents {
             executor: reader.word(&keys::EXECUTOR, Executor::of, Executor::Simulated),
             model: reader.word(&keys::MODEL, OutcomeModel::of, OutcomeModel::Steady),
@@ -59,6 +67,7 @@ pub(super) fn settings(tree: &Tree) -> (Settings, Vec<String>) {
             format: reader.word(&keys::LOG_FORMAT, LogFormat::of, LogFormat::Pretty),
             filter: reader.text(&keys::LOG_FILTER, is_filter),
         },
+        ops: reader.ops(),
         users: reader.users(),
     };
     (settings, reader.errors)
@@ -218,6 +227,62 @@ impl<'a> Reader<'a> {
         (url, file)
     }
 
+    /// The ops port: never off loopback without a token.
+    fn ops(&mut self) -> Ops {
+        let address = |text: &str| text.parse::<SocketAddr>().ok();
+        let listen = address(&self.text(&keys::OPS_LISTEN, |text| text.is_empty() || address(text).is_some()));
+        let token_file = Some(self.text(&keys::OPS_TOKEN_FILE, |_| true)).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let token = token_file.as_deref().and_then(|path| match read_secret(path) {
+            Ok(text) if is_token(&text) => Some(Token(text)),
+            Ok(_) => {
+                self.wrong(&keys::OPS_TOKEN_FILE, &format!("{}; its content is not that", keys::OPS_TOKEN_FILE.expected()));
+                None
+            }
+            Err(why) => {
+                self.wrong(&keys::OPS_TOKEN_FILE, &format!("{}; {why}", keys::OPS_TOKEN_FILE.expected()));
+                None
+            }
+        });
+        if listen.is_some_and(|address| !address.ip().is_loopback()) && token_file.is_none() {
+            self.wrong(&keys::OPS_LISTEN, "an address on loopback, or a token in ops.token_file");
+        }
+        Ops { listen, token_file, token }
+    }
+
+    /// A file that would be of no use is refused: whoever names one believes that it protects something.
+    fn tls(&mut self, url: &AmqpUrl) -> Tls {
+        let tls = Tls {
+            ca: self.pem(&keys::TLS_CA_FILE, "CERTIFICATE", url),
+            certificate: self.pem(&keys::TLS_CERT_FILE, "CERTIFICATE", url),
+            key: self.pem(&keys::TLS_KEY_FILE, "PRIVATE KEY", url),
+        };
+        for (one, other) in [(&keys::TLS_CERT_FILE, &keys::TLS_KEY_FILE), (&keys::TLS_KEY_FILE, &keys::TLS_CERT_FILE)] {
+            if self.names_file(one) && !self.names_file(other) {
+                let expected = format!("{} beside it", other.path);
+                self.wrong(one, &expected);
+            }
+        }
+        tls
+    }
+
+    fn names_file(&self, key: &Key) -> bool {
+        matches!(self.value(key).map(|value| &value.kind), Some(ValueKind::String(text)) if !text.is_empty())
+    }
+
+    fn pem(&mut self, key: &Key, label: &str, url: &AmqpUrl) -> Option<PemFile> {
+        let path = PathBuf::from(self.text(key, |text| text.is_empty() || is_path(text)));
+        if path.as_os_str().is_empty() {
+            return None;
+        }
+        let read = if url.is_encrypted() { PemFile::read(&path, label) } else { Err("amqp.url is not amqps://".to_owned()) };
+        read.map_err(|why| {
+            let line =
+                format!("{} ({}): {}: {why}; expected {}", key.path, self.value(key).map_or("", origin), shown_path(&path), key.expected());
+            self.errors.push(line);
+        })
+        .ok()
+    }
+
     fn users(&mut self) -> Users {
         let Some(value) = self.tree.get("users") else { return Users::Anyone };
         let ValueKind::Array(entries) = &value.kind else {
@@ -315,10 +380,15 @@ fn is_filter(text: &str) -> bool {
     !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok()
 }
 
+/// Long enough that nobody guesses it, and fit for a header.
+fn is_token(text: &str) -> bool {
+    (16..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn read_secret(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
     if text.len() > MAX_SECRET_BYTES {
-        return Err(format!("{} bytes is no URL", text.len()));
+        return Err(format!("{} bytes are no secret", text.len()));
     }
     Ok(text.trim().to_owned())
 }

@@ -34,6 +34,11 @@ impl AmqpUrl {
         Ok(Self(text.to_owned()))
     }
 
+    /// Whether it leads to a broker by TLS.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.0.parse::<AMQPUri>().is_ok_and(|uri| uri.scheme == AMQPScheme::AMQPS)
+    }
+
     /// The text with its password: for the connection, never for output.
     pub fn expose(&self) -> &str {
         &self.0

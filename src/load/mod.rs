@@ -1,9 +1,11 @@
-//! Scenarios: what many tenants' reports, people and agents send, made from a seed.
+//! Load: what many tenants' reports, people and agents send, made from a seed.
 //!
-//! Never here: a clock, I/O, the pipeline. The demonstration and the load test publish what comes out; a
-//! scenario knows nothing of how it is taken.
+//! [`scenario`] is a pure function of its figures: no clock, no I/O, and no idea of how it is taken. The demonstration
+//! plays it in virtual time. [`live`] sends to a real broker and measures a real service; its worlds are as pure, its
+//! rig is not.
 
 mod dice;
+pub mod live;
 mod noise;
 mod people;
 mod plan;

@@ -50,6 +50,7 @@ pub(super) fn created(mut draft: Draft<'_>, new: &NewReport) -> Decision {
         released_early: false,
         residual: false,
         watched: false,
+        archived_at: None,
         sla: None,
         refused_resolution: None,
         sequence: 0,

@@ -193,6 +193,9 @@ pub struct Report {
     /// It is over, and its footholds are looked for until it cannot be reopened any more (R16).
     #[serde(default)]
     pub watched: bool,
+    /// When everything but what stands here was moved to the archive: the window for opening it again was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived_at: Option<Timestamp>,
     /// The SLA that is running; none once somebody has acted, while in revision, and for simulated reports.
     #[serde(default)]
     pub sla: Option<Sla>,
@@ -205,6 +208,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// What is kept of a report in the archive, so that its id is never given to another and its `sequence` goes on.
+    pub fn stub(self, archived_at: Timestamp) -> Self {
+        Self {
+            identity: None,
+            hostname: None,
+            text: ReportText::default(),
+            remediations: Vec::new(),
+            footholds: Vec::new(),
+            refused_resolution: None,
+            sla: None,
+            watched: false,
+            archived_at: Some(archived_at),
+            ..self
+        }
+    }
+
     /// Items of the current plan.
     pub fn plan(&self) -> impl Iterator<Item = &Remediation> {
         self.remediations.iter().filter(|item| item.revision == self.plan_revision)

@@ -41,6 +41,11 @@ pub fn after(at: Timestamp, span: Span) -> Timestamp {
     at.checked_add(span).unwrap_or(if span.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
 }
 
+/// The mirror of [`after`].
+pub fn before(at: Timestamp, span: Span) -> Timestamp {
+    after(at, -span)
+}
+
 pub const fn minutes(n: i64) -> Span {
     Span::from_secs(n * 60)
 }

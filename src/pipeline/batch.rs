@@ -10,8 +10,11 @@ use std::sync::Arc;
 use crate::broker::Token;
 use crate::machine::decision::AttemptOrder;
 use crate::model::ids::{SubjectKey, TenantId};
-use crate::store::{Batch, Row, Store, StoreError};
+use crate::model::report::Report;
+use crate::model::time::{Stopwatch, Timestamp};
+use crate::store::{Batch, Row, Store, StoreError, keys};
 
+use super::counters::Settled;
 use super::rows::OutboxRow;
 
 /// What follows a commit.
@@ -21,6 +24,12 @@ pub struct Followers {
     /// With their outbox numbers, ascending.
     pub outbox: Vec<(u64, OutboxRow)>,
     pub attempts: Vec<(TenantId, SubjectKey, AttemptOrder)>,
+    /// Reports as they are now, for whoever watches (`census`).
+    pub changed: Vec<(TenantId, Arc<Report>)>,
+    /// What has been counted when this is durable.
+    pub settled: Settled,
+    /// Since when the first event of the batch has been here.
+    pub since: Option<Stopwatch>,
 }
 
 /// A batch that is complete: to be committed, and then its followers released.
@@ -29,6 +38,16 @@ pub struct Sealed {
     pub number: u64,
     pub batch: Batch,
     pub followers: Followers,
+    /// Confirmed messages that it takes out of the outbox.
+    pub removed_rows: usize,
+}
+
+impl Sealed {
+    /// Whether a timer that was due by `now` ends with it.
+    pub fn ends_timer(&self, now: Timestamp) -> bool {
+        let removed = self.batch.writes.iter().filter(|(_, value)| value.is_none());
+        removed.filter_map(|(key, _)| keys::timer_parts(key)).any(|(due, ..)| due <= now)
+    }
 }
 
 /// The store, with the writes that are on their way to it laid over.
@@ -39,12 +58,23 @@ pub struct Writes<S> {
     /// Per key the newest write that is not known to be durable, and the batch it is in.
     pending: BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)>,
     keys: Vec<Vec<u8>>,
+    archive: Vec<Vec<u8>>,
+    /// Of the batch that is being built: keys, values and lines, what it has written twice counted twice.
+    bytes: usize,
     pub followers: Followers,
 }
 
 impl<S: Store> Writes<S> {
     pub fn new(store: Arc<S>) -> Self {
-        Self { store, number: 1, pending: BTreeMap::new(), keys: Vec::new(), followers: Followers::default() }
+        Self {
+            store,
+            number: 1,
+            pending: BTreeMap::new(),
+            keys: Vec::new(),
+            archive: Vec::new(),
+            bytes: 0,
+            followers: Followers::default(),
+        }
     }
 
     pub fn store(&self) -> &S {
@@ -82,7 +112,14 @@ impl<S: Store> Writes<S> {
         self.write(key, None);
     }
 
+    /// A line for the archive, with this batch.
+    pub fn archive(&mut self, line: Vec<u8>) {
+        self.bytes += line.len();
+        self.archive.push(line);
+    }
+
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         match self.pending.entry(key) {
             Entry::Occupied(mut entry) => {
                 if entry.get().0 != self.number {
@@ -107,17 +144,23 @@ impl<S: Store> Writes<S> {
         self.keys.len()
     }
 
+    /// How many bytes the batch being built has taken so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Closes the batch and begins the next. Its writes stay readable until [`Writes::committed`].
     pub fn seal(&mut self) -> Sealed {
         let number = self.number;
         self.number += 1;
-        let mut batch = Batch::default();
+        self.bytes = 0;
+        let mut batch = Batch { archive: std::mem::take(&mut self.archive), ..Batch::default() };
         for key in std::mem::take(&mut self.keys) {
             if let Some((_, value)) = self.pending.get(&key) {
                 batch.writes.push((key, value.clone()));
             }
         }
-        Sealed { number, batch, followers: std::mem::take(&mut self.followers) }
+        Sealed { number, batch, followers: std::mem::take(&mut self.followers), removed_rows: 0 }
     }
 
     /// The store has the batch: what was laid over it for it is taken off.

@@ -4,6 +4,7 @@
 use std::collections::btree_map::Entry;
 
 use crate::agent::simulated;
+use crate::crash::{self, Point};
 use crate::machine::decision::AttemptOrder;
 use crate::machine::event::{AttemptEnd, Event, EventKind};
 use crate::model::ids::{SubjectKey, TenantId};
@@ -61,7 +62,9 @@ impl<S: Store> Partition<S> {
     fn fire(&mut self, due: Timestamp) -> Result<(), StoreError> {
         if let Some(entry) = self.outcomes.first_entry().filter(|entry| entry.key().0 <= due) {
             let (key, event) = entry.remove();
-            return self.decide_one(event, Some(key)).map(|_| ());
+            self.decide_one(event, Some(key))?;
+            crash::point(Point::OutcomeDecided);
+            return Ok(());
         }
         if let Some((at, tenant, key)) = self.timers.first().copied().filter(|(at, ..)| *at <= due) {
             return self.fire_timer(at, tenant, key);
@@ -73,6 +76,7 @@ impl<S: Store> Partition<S> {
         Counters::add(&self.counters.timers_fired, 1);
         let event = Event { id: format!("timer:{tenant}:{key}:{at}"), tenant, time: at, traceparent: None, kind: EventKind::TimerDue };
         self.decide_one(event, Some(key))?;
+        crash::point(Point::TimerFired);
         // what a timer names it ends (machine::timers). One that stays is a defect of ours, and would fire for ever: it
         // rests until its subject changes, so that the partition's other tenants are served
         if self.timers.remove(&(at, tenant, key)) {

@@ -12,7 +12,7 @@
 //! Invariants: one commit under way at a time; a failed commit ends the loop, and nothing is acked, published
 //! or run after it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -21,13 +21,23 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Lane, Link, LinkState, Settlement};
-use crate::model::time::{Timestamp, system_now};
+use crate::crash::{self, Point};
+use crate::model::time::{Stopwatch, Timestamp};
 use crate::store::{Store, StoreError};
 
 use super::batch::Sealed;
+use super::census::Feed;
+use super::counters::Counters;
+use super::fairness::Waiting;
+use super::histogram::Histogram;
 use super::ingest::Arrival;
 use super::partition::Partition;
+use super::relay::ToRelay;
 use super::rows::OutboxRow;
+
+/// A batch that has taken as many bytes takes no more events: what is large is not worth grouping, and a commit that is
+/// too large is slow, and kept in memory several times over. One event may have 16 MiB.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Confirmed rows alone are removed after this long without another reason to commit.
 const IDLE_BEFORE_REMOVAL: Duration = Duration::from_millis(50);
@@ -35,16 +45,21 @@ const IDLE_BEFORE_REMOVAL: Duration = Duration::from_millis(50);
 /// Without a survey for this long on a link that is up, none was waiting.
 const NO_BACKLOG: Duration = Duration::from_secs(5);
 
+/// Events decided before the loop looks at commits, confirms and timers again: half a millisecond.
+const EVENTS_A_TURN: usize = 64;
+
 /// What the engine is connected to.
 pub(super) struct Wiring<L> {
     pub link: Arc<L>,
     pub reports: mpsc::Receiver<Arrival>,
     pub surveys: mpsc::Receiver<Arrival>,
-    pub relay: mpsc::Sender<Vec<(u64, OutboxRow)>>,
+    pub relay: mpsc::Sender<ToRelay>,
     pub confirmed: mpsc::Receiver<Vec<u64>>,
     pub control: mpsc::Receiver<Control>,
     pub drain: CancellationToken,
     pub limits: Limits,
+    /// Who is told of changed reports, once somebody watches.
+    pub census: Arc<OnceLock<Feed>>,
 }
 
 /// Bounds of the engine.
@@ -55,6 +70,9 @@ pub struct Limits {
     /// Outbox rows without a confirm; at this many, consuming pauses. Looked at before each event, so that no more
     /// than the rows of one event come on top, and what timers and outcomes add meanwhile.
     pub outbox_rows: usize,
+    /// Messages handed to the broker whose rows have not been removed from the store durably: what a crash may publish
+    /// once more.
+    pub repeats: usize,
     /// How long a drain may take.
     pub drain: Duration,
 }
@@ -65,13 +83,21 @@ pub(super) enum Control {
     Quiesce(oneshot::Sender<()>),
     /// Lets virtual time pass.
     Advance(Timestamp),
+    /// Answered at once: the loop turns.
+    Beat(oneshot::Sender<()>),
 }
 
 struct Engine<S, L> {
     partition: Partition<S>,
     wiring: Wiring<L>,
+    waiting: Waiting,
     /// The rows of the batch being built, in events.
     events: usize,
+    /// Since when the first of them has been here.
+    since: Option<Stopwatch>,
+    /// When the commit under way was begun.
+    commit_began: Stopwatch,
+    counters: Arc<Counters>,
     quiesce: Vec<oneshot::Sender<()>>,
     /// Virtual time on its way, held up by attempts that have to be run first.
     passing: Option<Passing>,
@@ -92,7 +118,12 @@ struct Backlog {
     silent_since: Instant,
 }
 
-type Commit = JoinHandle<(Sealed, Result<(), StoreError>)>;
+/// A commit under way; it ends with the batch and what the store said.
+pub type Commit = JoinHandle<(Sealed, Result<(), StoreError>)>;
+
+/// How a commit is started beside the engine: the store blocks, so [`on_a_blocking_thread`]; a simulation has no
+/// threads, and lets virtual time pass instead.
+pub type StartCommit<S> = fn(Arc<S>, Sealed) -> Commit;
 
 /// Runs until drained or dropped (`Ok`), or until the store fails.
 pub(super) async fn run<S: Store, L: Link>(
@@ -100,10 +131,23 @@ pub(super) async fn run<S: Store, L: Link>(
     partition: Partition<S>,
     recovered: Vec<(u64, OutboxRow)>,
     wiring: Wiring<L>,
+    start_commit: StartCommit<S>,
 ) -> Result<(), StoreError> {
-    let mut engine = Engine { partition, wiring, events: 0, quiesce: Vec::new(), passing: None, backlog: None };
+    let counters = partition.counters();
+    let mut engine = Engine {
+        waiting: Waiting::new(partition.is_virtual()),
+        partition,
+        wiring,
+        events: 0,
+        since: None,
+        commit_began: Stopwatch::start(),
+        counters,
+        quiesce: Vec::new(),
+        passing: None,
+        backlog: None,
+    };
     if !engine.partition.is_virtual() {
-        engine.backlog = Some(Backlog { started_at: system_now(), silent_since: Instant::now() });
+        engine.backlog = Some(Backlog { started_at: engine.partition.now(), silent_since: Instant::now() });
     }
     engine.relay(recovered).await;
     let mut commit: Option<Commit> = None;
@@ -111,8 +155,11 @@ pub(super) async fn run<S: Store, L: Link>(
     loop {
         engine.watch_backlog();
         engine.let_time_pass()?;
+        if drain_by.is_none() {
+            engine.decide_some()?;
+        }
         if commit.is_none() && engine.wants_commit(drain_by.is_some()) {
-            commit = engine.seal()?.map(|sealed| start_commit(&store, sealed));
+            commit = engine.begin_commit(&store, start_commit)?;
         }
         if drain_by.is_none() && engine.wiring.drain.is_cancelled() {
             drain_by = Some(Instant::now() + engine.wiring.limits.drain);
@@ -123,15 +170,15 @@ pub(super) async fn run<S: Store, L: Link>(
         if idle && draining {
             return Ok(());
         }
-        if idle && engine.wiring.reports.is_empty() && engine.wiring.surveys.is_empty() {
+        if idle && engine.waiting.is_empty() && engine.wiring.reports.is_empty() && engine.wiring.surveys.is_empty() {
             for answer in engine.quiesce.drain(..) {
                 // who asked may have given up waiting
                 let _ = answer.send(());
             }
         }
-        let takes = !draining && engine.has_room();
+        let decides_more = !draining && engine.has_room() && !engine.waiting.is_empty();
         let wake_at = engine.wakes_at();
-        let only_removals = commit.is_none() && engine.partition.has_confirmed_rows();
+        let only_removals = commit.is_none() && engine.partition.confirmed_rows() > 0;
         tokio::select! {
             biased;
             done = committed(&mut commit) => {
@@ -142,6 +189,8 @@ pub(super) async fn run<S: Store, L: Link>(
             control = engine.wiring.control.recv(), if engine.passing.is_none() => match control {
                 Some(Control::Quiesce(answer)) => engine.quiesce.push(answer),
                 Some(Control::Advance(to)) => engine.pass(Passing::To(to))?,
+                // who asked may have given up waiting
+                Some(Control::Beat(answer)) => drop(answer.send(())),
                 // the pipeline has been dropped: as at a crash, but for the commit under way, which is let go of in order
                 None => return finish_commit(commit).await,
             },
@@ -150,19 +199,44 @@ pub(super) async fn run<S: Store, L: Link>(
                 tracing::warn!(unconfirmed = engine.partition.unconfirmed(), "the drain took too long; what is left is in the store");
                 return finish_commit(commit).await;
             }
-            Some(arrival) = engine.wiring.reports.recv(), if takes => engine.take(arrival)?,
-            Some(arrival) = engine.wiring.surveys.recv(), if takes => engine.take(arrival)?,
+            Some(arrival) = engine.wiring.reports.recv(), if !draining => engine.line_up(arrival),
+            Some(arrival) = engine.wiring.surveys.recv(), if !draining => engine.line_up(arrival),
+            () = std::future::ready(()), if decides_more => {}
             () = sleep_until(wake_at) => {}
             () = tokio::time::sleep(IDLE_BEFORE_REMOVAL), if only_removals => {
-                commit = engine.seal()?.map(|sealed| start_commit(&store, sealed));
+                commit = engine.begin_commit(&store, start_commit)?;
             }
         }
     }
 }
 
 impl<S: Store, L: Link> Engine<S, L> {
+    /// Puts what has arrived where it waits for its turn. The prefetch bounds it.
+    fn line_up(&mut self, arrival: Arrival) {
+        // a survey from after the start says that all older ones have been taken
+        let surveys_in_line = self.backlog.is_some();
+        self.waiting.push(arrival, surveys_in_line);
+        for lane in [&mut self.wiring.reports, &mut self.wiring.surveys] {
+            while let Ok(arrival) = lane.try_recv() {
+                self.waiting.push(arrival, surveys_in_line);
+            }
+        }
+    }
+
+    fn decide_some(&mut self) -> Result<(), StoreError> {
+        for _ in 0..EVENTS_A_TURN {
+            if !self.has_room() {
+                break;
+            }
+            let Some(arrival) = self.waiting.pop() else { break };
+            self.take(arrival)?;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, arrival: Arrival) -> Result<(), StoreError> {
         self.events += 1;
+        self.since.get_or_insert(arrival.since);
         if arrival.token.lane == Lane::Surveys
             && let Some(backlog) = &mut self.backlog
         {
@@ -195,13 +269,14 @@ impl<S: Store, L: Link> Engine<S, L> {
     fn has_room(&self) -> bool {
         self.passing.is_none()
             && self.events < self.wiring.limits.batch_events
+            && self.partition.bytes() < BATCH_BYTES
             && self.partition.unconfirmed() < self.wiring.limits.outbox_rows
     }
 
     /// Fires what is due. In virtual time nothing waits for an attempt: its outcome is due as soon as it is known.
     fn let_time_pass(&mut self) -> Result<(), StoreError> {
         if !self.partition.is_virtual() {
-            return self.partition.advance(system_now()).map(|_| ());
+            return self.partition.advance(self.partition.now()).map(|_| ());
         }
         self.partition.advance(self.partition.now())?;
         while let Some(due) = self.partition.next_outcome() {
@@ -221,7 +296,7 @@ impl<S: Store, L: Link> Engine<S, L> {
     }
 
     fn watch_backlog(&mut self) {
-        let not_taking = !self.wiring.surveys.is_empty() || !self.has_room();
+        let not_taking = !self.wiring.surveys.is_empty() || self.waiting.has_surveys() || !self.has_room();
         let Some(backlog) = &mut self.backlog else { return };
         if not_taking || !matches!(*self.wiring.link.state().borrow(), LinkState::Ready { .. }) {
             backlog.silent_since = Instant::now();
@@ -230,33 +305,53 @@ impl<S: Store, L: Link> Engine<S, L> {
         }
     }
 
-    /// When the next timer or outcome is due by the system's clock.
+    /// When the next timer or outcome is due by a clock that moves itself.
     fn wakes_at(&self) -> Option<Instant> {
         if self.partition.is_virtual() {
             return None;
         }
-        let until = |due: Timestamp| Duration::try_from(due.duration_since(system_now())).unwrap_or(Duration::ZERO);
+        let now = self.partition.now();
+        let until = |due: Timestamp| Duration::try_from(due.duration_since(now)).unwrap_or(Duration::ZERO);
         let backlog = self.backlog.is_some().then_some(NO_BACKLOG);
         let wait = [self.partition.next_due().map(until), backlog].into_iter().flatten().min()?;
         // a far deadline is looked at again after an hour, whatever the clock has done meanwhile
         Some(Instant::now() + wait.min(Duration::from_secs(3_600)))
     }
 
-    fn seal(&mut self) -> Result<Option<Sealed>, StoreError> {
+    /// Closes the batch being built and has it committed, if there is anything in it.
+    fn begin_commit(&mut self, store: &Arc<S>, start_commit: StartCommit<S>) -> Result<Option<Commit>, StoreError> {
         self.events = 0;
-        self.partition.seal()
+        let since = self.since.take();
+        let Some(mut sealed) = self.partition.seal()? else { return Ok(None) };
+        sealed.followers.since = since;
+        crash::point(Point::BatchBuilt);
+        self.commit_began = Stopwatch::start();
+        Ok(Some(start_commit(Arc::clone(store), sealed)))
     }
 
     /// What follows a commit, now that it is durable: acks, publications, attempts.
     async fn release(&mut self, mut sealed: Sealed) {
+        crash::point(Point::Committed);
+        self.counters.observe_commit(self.commit_began, sealed.followers.acks.len());
         self.partition.committed(&sealed);
+        if sealed.removed_rows > 0 {
+            self.tell_relay(ToRelay::Removed(sealed.removed_rows)).await;
+        }
         let followers = std::mem::take(&mut sealed.followers);
         for token in followers.acks {
             self.wiring.link.settle(token, Settlement::Ack);
         }
+        if let Some(since) = followers.since {
+            self.counters.decision.observe(Histogram::micros(since.elapsed()));
+        }
+        if let Some(census) = self.wiring.census.get() {
+            census.tell(followers.changed);
+        }
         self.relay(followers.outbox).await;
         for (tenant, key, order) in followers.attempts {
+            crash::point(Point::IntentSynced);
             self.partition.run_attempt(tenant, key, order);
+            crash::point(Point::Dispatched);
         }
     }
 
@@ -264,29 +359,34 @@ impl<S: Store, L: Link> Engine<S, L> {
         if rows.is_empty() {
             return;
         }
-        if self.wiring.relay.send(rows).await.is_err() {
+        self.tell_relay(ToRelay::Rows(rows)).await;
+    }
+
+    async fn tell_relay(&mut self, word: ToRelay) {
+        if self.wiring.relay.send(word).await.is_err() {
             // only when the link has been closed; the rows are in the store
             tracing::debug!("the relay has ended");
         }
     }
 
-    /// Removals alone are no hurry, unless somebody waits for everything to be done.
+    /// Removals alone are no hurry, unless somebody waits for everything to be done, or the relay soon will for room.
     fn wants_commit(&self, draining: bool) -> bool {
-        let hurry = draining || !self.quiesce.is_empty();
-        self.partition.has_work() || (hurry && self.partition.has_confirmed_rows())
+        let room_is_short = self.partition.confirmed_rows() > self.wiring.limits.repeats / 2;
+        let hurry = draining || !self.quiesce.is_empty() || room_is_short;
+        self.partition.has_work() || (hurry && self.partition.confirmed_rows() > 0)
     }
 
     fn is_idle(&self) -> bool {
         self.passing.is_none()
             && !self.partition.has_work()
-            && !self.partition.has_confirmed_rows()
+            && self.partition.confirmed_rows() == 0
             && self.partition.unconfirmed() == 0
             && self.partition.next_outcome().is_none()
     }
 }
 
-fn start_commit<S: Store>(store: &Arc<S>, sealed: Sealed) -> Commit {
-    let store = Arc::clone(store);
+/// Commits on a thread that may block.
+pub fn on_a_blocking_thread<S: Store>(store: Arc<S>, sealed: Sealed) -> Commit {
     tokio::task::spawn_blocking(move || {
         let result = store.commit(&sealed.batch);
         (sealed, result)

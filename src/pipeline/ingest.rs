@@ -7,8 +7,11 @@ use tokio::sync::mpsc;
 
 use crate::broker::{Lane, Link, Message, Token};
 use crate::config::{Authority, Users};
+use crate::crash::{self, Point};
+use crate::model::time::Stopwatch;
 use crate::wire::{Inbound, Reason, Rejection};
 
+use super::counters::Counters;
 use super::rows;
 
 /// A message on its way to the engine.
@@ -17,13 +20,19 @@ pub struct Arrival {
     pub token: Token,
     pub message: Message,
     pub decoded: Result<Inbound, Rejection>,
+    /// Since it was here.
+    pub since: Stopwatch,
 }
 
 /// Runs until the link stops consuming or the engine is gone. What is not handed on is not acked, and comes again.
-pub(super) async fn ingest<L: Link>(link: Arc<L>, lane: Lane, users: Arc<Users>, engine: mpsc::Sender<Arrival>) {
+pub(super) async fn ingest<L: Link>(link: Arc<L>, lane: Lane, users: Arc<Users>, counters: Arc<Counters>, engine: mpsc::Sender<Arrival>) {
     while let Some(delivery) = link.next(lane).await {
+        let since = Stopwatch::start();
+        Counters::add(&counters.received, 1);
+        crash::point(Point::Received);
         let decoded = rows::decode(&delivery.message).and_then(|inbound| admit(&users, &delivery.message, inbound));
-        let arrival = Arrival { token: delivery.token, message: delivery.message, decoded };
+        crash::point(Point::Decoded);
+        let arrival = Arrival { token: delivery.token, message: delivery.message, decoded, since };
         if engine.send(arrival).await.is_err() {
             return;
         }

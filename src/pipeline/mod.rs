@@ -11,13 +11,17 @@
 //! Reading order: [`partition`] (one event becomes rows; `due`: what happens by itself), [`batch`] (what is not yet durable), [`engine`] (the
 //! loop), [`ingest`], [`relay`], [`recovery`].
 
+mod archive;
 pub mod audit;
 pub mod batch;
+pub mod census;
 pub mod clock;
 pub mod counters;
 mod dead_letters;
 mod due;
 pub mod engine;
+mod fairness;
+pub mod histogram;
 pub mod ingest;
 mod organizations;
 pub mod outbound;
@@ -28,8 +32,9 @@ pub mod recovery;
 mod relay;
 pub mod rows;
 pub mod sweep;
+pub mod vitals;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
@@ -40,9 +45,11 @@ use crate::config::Users;
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
 
+use census::{Census, Feed};
 use counters::Counters;
-use engine::{Control, Limits, Wiring};
+use engine::{Control, Limits, StartCommit, Wiring};
 use partition::PartitionSettings;
+use vitals::Vitals;
 
 /// Arrivals that have been decoded and not yet decided, per lane. The prefetch bounds them anyway; this
 /// only has to be enough that ingest and engine do not wait for each other.
@@ -64,13 +71,39 @@ pub struct Settings {
 /// the store.
 pub struct Pipeline {
     counters: Arc<Counters>,
+    vitals: Arc<Vitals>,
+    census: Arc<OnceLock<Feed>>,
     control: mpsc::Sender<Control>,
     drain: CancellationToken,
     engine: oneshot::Receiver<Result<(), StoreError>>,
 }
 
+/// What may be seen of a running pipeline without being in its way. Keeps no pipeline alive.
+pub struct View<S> {
+    /// Committed batches as a whole, and nothing else.
+    pub store: Arc<S>,
+    pub counters: Arc<Counters>,
+    pub vitals: Arc<Vitals>,
+    pub census: Arc<Census>,
+}
+
 /// Recovers the partition from `store` and begins to consume. Blocks while it reads the store.
 pub fn start<S: Store, L: Link>(store: Arc<S>, link: Arc<L>, settings: Settings) -> Result<Pipeline, StoreError> {
+    let (pipeline, engine) = assemble(store, link, settings, engine::on_a_blocking_thread)?;
+    let runtime = tokio::runtime::Handle::current();
+    let spawned = thread::Builder::new().name("engine".into()).spawn(move || runtime.block_on(engine));
+    spawned.map_err(|source| StoreError::Io { doing: "starting the engine's thread", source })?;
+    Ok(pipeline)
+}
+
+/// A pipeline that has recovered its partition and begun to consume, and its engine, to be run by the caller: reads of
+/// the store block it, and it starts its commits by `start_commit`.
+pub fn assemble<S: Store, L: Link>(
+    store: Arc<S>,
+    link: Arc<L>,
+    settings: Settings,
+    start_commit: StartCommit<S>,
+) -> Result<(Pipeline, impl Future<Output = ()> + Send + use<S, L>), StoreError> {
     let (partition, outbox) = recovery::open(Arc::clone(&store), settings.partition)?;
     let counters = partition.counters();
     let (reports_in, reports) = mpsc::channel(ARRIVALS);
@@ -79,25 +112,52 @@ pub fn start<S: Store, L: Link>(store: Arc<S>, link: Arc<L>, settings: Settings)
     let (confirmed_in, confirmed) = mpsc::channel(RELAYED_BATCHES);
     let (control, control_out) = mpsc::channel(16);
     let drain = CancellationToken::new();
-    for (lane, engine) in [(Lane::Reports, reports_in), (Lane::Surveys, surveys_in)] {
-        tokio::spawn(ingest::ingest(Arc::clone(&link), lane, Arc::clone(&settings.users), engine));
-    }
-    tokio::spawn(relay::relay(Arc::clone(&link), settings.publish_window, relayed, confirmed_in));
-    let wiring = Wiring { link, reports, surveys, relay, confirmed, control: control_out, drain: drain.clone(), limits: settings.limits };
+    let ingest = [(Lane::Reports, reports_in), (Lane::Surveys, surveys_in)].map(|(lane, engine)| {
+        let task = ingest::ingest(Arc::clone(&link), lane, Arc::clone(&settings.users), Arc::clone(&counters), engine);
+        tokio::spawn(task).abort_handle()
+    });
+    let relaying = tokio::spawn(relay::relay(
+        Arc::clone(&link),
+        settings.publish_window,
+        settings.limits.repeats,
+        Arc::clone(&counters),
+        relayed,
+        confirmed_in,
+    ));
+    let vitals = Arc::new(Vitals::new(ingest, relaying.abort_handle()));
+    let census = Arc::new(OnceLock::new());
+    let wiring = Wiring {
+        link,
+        reports,
+        surveys,
+        relay,
+        confirmed,
+        control: control_out,
+        drain: drain.clone(),
+        limits: settings.limits,
+        census: Arc::clone(&census),
+    };
     let (ended, engine) = oneshot::channel();
-    let runtime = tokio::runtime::Handle::current();
-    let spawned = thread::Builder::new().name("engine".into()).spawn(move || {
-        let result = runtime.block_on(engine::run(store, partition, outbox, wiring));
+    let run = async move {
+        let result = engine::run(store, partition, outbox, wiring, start_commit).await;
         // nobody listens any more when the process is on its way out
         let _ = ended.send(result);
-    });
-    spawned.map_err(|source| StoreError::Io { doing: "starting the engine's thread", source })?;
-    Ok(Pipeline { counters, control, drain, engine })
+    };
+    Ok((Pipeline { counters, vitals, census, control, drain, engine }, run))
 }
 
 impl Pipeline {
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Begins to watch: heartbeats, and a census of the open reports (at most once). `store` is the one it was started on.
+    pub fn watch<S: Store>(&self, store: &Arc<S>) -> Result<View<S>, StoreError> {
+        let (feed, census) = census::start(store)?;
+        // a second census would not be told of anything; the first goes on
+        let _ = self.census.set(feed);
+        vitals::start(&self.vitals, store, self.control.downgrade());
+        Ok(View { store: Arc::clone(store), counters: Arc::clone(&self.counters), vitals: Arc::clone(&self.vitals), census })
     }
 
     /// Waits until everything that has arrived is decided, durable, run and published.

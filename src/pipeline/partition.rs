@@ -8,11 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use lru::LruCache;
 
 use crate::agent::simulated::{self, Model};
 use crate::broker::{Message, Token};
+use crate::crash::{self, Point};
 use crate::machine::decision::{Applied, Decision, Ignored, Refused};
 use crate::machine::event::{Address, Event, EventKind};
 use crate::machine::policy::Policy;
@@ -24,6 +26,7 @@ use crate::model::time::{Span, Timestamp, after, hours};
 use crate::store::{Store, StoreError, keys, record};
 use crate::wire::{self, Inbound, Reason, Rejection};
 
+use super::archive::{self, Archiving};
 use super::audit;
 use super::batch::{Sealed, Writes};
 use super::clock::Clock;
@@ -51,6 +54,8 @@ pub struct PartitionSettings {
     pub dead_letter_queue: String,
     /// The exchange for what is published.
     pub status_exchange: String,
+    /// How long rows of the audit stay in the store before they go to its archive.
+    pub audit_kept: Span,
 }
 
 pub struct Partition<S> {
@@ -58,6 +63,8 @@ pub struct Partition<S> {
     pub(super) settings: PartitionSettings,
     pub(super) organizations: Organizations,
     subjects: LruCache<(TenantId, SubjectKey), Subject>,
+    /// Whose live reports are, so that an event about one needs no read.
+    homes: LruCache<(TenantId, ReportId), SubjectKey>,
     pub(super) timers: BTreeSet<(Timestamp, TenantId, SubjectKey)>,
     pub(super) parking: Parking,
     pub(super) dead_letters: DeadLetters,
@@ -72,6 +79,7 @@ pub struct Partition<S> {
     /// Confirmed rows, still to be removed: that can wait for a batch that is written anyway.
     confirmed_rows: Vec<u64>,
     sweep: Sweep,
+    archiving: Archiving,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -91,6 +99,7 @@ impl<S: Store> Partition<S> {
             settings,
             organizations: Organizations::default(),
             subjects: LruCache::new(CACHED_SUBJECTS),
+            homes: LruCache::new(CACHED_SUBJECTS),
             timers: BTreeSet::new(),
             parking: Parking::default(),
             dead_letters: DeadLetters::default(),
@@ -101,6 +110,7 @@ impl<S: Store> Partition<S> {
             unconfirmed: 0,
             confirmed_rows: Vec::new(),
             sweep: Sweep::default(),
+            archiving: Archiving::default(),
             counters: Arc::new(Counters::default()),
         }
     }
@@ -114,8 +124,12 @@ impl<S: Store> Partition<S> {
         Counters::add(&self.counters.events_in, 1);
         self.writes.followers.acks.push(token);
         match decoded {
-            Ok(inbound) => self.take_inbound(message, inbound),
+            Ok(inbound) => {
+                self.counters.count_type(Some(inbound.event.kind.name()));
+                self.take_inbound(message, inbound)
+            }
             Err(rejection) => {
+                self.counters.count_type(rejection.event_type.as_deref());
                 self.dead_letter(&message, &rejection);
                 Ok(())
             }
@@ -134,6 +148,7 @@ impl<S: Store> Partition<S> {
         if dedupe && let Some(known) = self.writes.get(&inbox_key)? {
             if InboxRow::decode(&inbox_key, &known)?.digest == digest {
                 Counters::add(&self.counters.duplicate, 1);
+                crash::point(Point::DuplicateFound);
             } else {
                 let detail = "id: an event with this id from the same source had other bytes".into();
                 self.dead_letter(&message, &rejection(&event, Reason::IdReused, detail));
@@ -253,6 +268,7 @@ impl<S: Store> Partition<S> {
             simulated::observe(&subject, survey, self.settings.model);
         }
         let decision = decide(&subject, &event, now, &policy);
+        crash::point(Point::Decided);
         audit::write(&mut self.writes, &event, now, &subject, &decision)?;
         match decision {
             Decision::Applied(applied) => {
@@ -292,6 +308,12 @@ impl<S: Store> Partition<S> {
         let Some(id) = report else {
             return self.subject(tenant, fallback);
         };
+        if let Some(home) = self.homes.get(&(tenant, id)).copied() {
+            let subject = self.subject(tenant, home)?;
+            if subject.reports.contains_key(&id) {
+                return Ok(subject);
+            }
+        }
         let Some(known) = self.report(tenant, id)? else {
             // nothing by this id: the event's own idea of the subject
             return self.subject(tenant, fallback);
@@ -333,7 +355,10 @@ impl<S: Store> Partition<S> {
         let (tenant, key) = (subject.tenant, subject.key);
         for id in &reports_changed {
             if let Some(report) = subject.reports.get(id) {
+                self.homes.put((tenant, *id), key);
                 self.writes.put(keys::report(tenant, *id), record::encode(report.as_ref()));
+                archive::schedule(&mut self.writes, tenant, before.reports.get(id).map(Arc::as_ref), report);
+                self.writes.followers.changed.push((tenant, Arc::clone(report)));
             }
         }
         let due = (timers::next_due(before), timers::next_due(&subject));
@@ -394,6 +419,8 @@ impl<S: Store> Partition<S> {
         let row = self.dead_letters.add(&mut self.writes, message, rejection, now, &self.settings.dead_letter_queue);
         self.publish(row);
         Counters::add(&self.counters.dead_lettered, 1);
+        self.counters.count_reason(rejection.reason);
+        crash::point(Point::DeadLettered);
     }
 
     /// Rows whose messages the broker has confirmed. A crash before they are removed publishes them once more,
@@ -414,15 +441,18 @@ impl<S: Store> Partition<S> {
         !self.writes.is_empty()
     }
 
-    /// Whether confirmed rows are waiting to be removed.
-    pub fn has_confirmed_rows(&self) -> bool {
-        !self.confirmed_rows.is_empty()
+    /// Confirmed rows that are waiting to be removed.
+    pub fn confirmed_rows(&self) -> usize {
+        self.confirmed_rows.len()
     }
 
     /// Closes the batch being built, confirmed rows included; `None` if there is nothing in it.
     pub fn seal(&mut self) -> Result<Option<Sealed>, StoreError> {
-        for number in std::mem::take(&mut self.confirmed_rows) {
+        let confirmed = std::mem::take(&mut self.confirmed_rows);
+        let removed_rows = confirmed.len();
+        for number in confirmed {
             self.writes.remove(keys::outbox(number));
+            crash::point(Point::RowDropped);
         }
         if self.writes.is_empty() {
             return Ok(None);
@@ -430,19 +460,37 @@ impl<S: Store> Partition<S> {
         if let Clock::Events { now } = self.settings.clock {
             self.writes.put(keys::CLOCK.to_vec(), record::encode(&now));
         }
-        self.sweep.step(&mut self.writes, self.settings.clock.now())?;
-        Ok(Some(self.writes.seal()))
+        let now = self.settings.clock.now();
+        self.sweep.step(&mut self.writes, now)?;
+        self.archiving.step(&mut self.writes, now, self.settings.audit_kept)?;
+        self.writes.followers.settled = self.counters.settled();
+        self.gauge();
+        Ok(Some(Sealed { removed_rows, ..self.writes.seal() }))
     }
 
     /// The batch is durable.
     pub fn committed(&mut self, sealed: &Sealed) {
         self.writes.committed(sealed);
+        crash::point_if(Point::RowDroppedDurably, || sealed.removed_rows > 0);
+        crash::point_if(Point::TimerCommitted, || sealed.ends_timer(self.now()));
         Counters::add(&self.counters.commits, 1);
+        self.counters.settle(sealed.followers.settled);
+    }
+
+    /// Says how much waits.
+    pub(super) fn gauge(&self) {
+        self.counters.outbox_rows.store(self.unconfirmed as u64, Relaxed);
+        self.counters.timers.store(self.timers.len() as u64, Relaxed);
     }
 
     /// How many rows the batch being built writes.
     pub fn rows(&self) -> usize {
         self.writes.rows()
+    }
+
+    /// How many bytes the batch being built has taken so far.
+    pub fn bytes(&self) -> usize {
+        self.writes.bytes()
     }
 
     pub fn is_virtual(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::model::report::Report;
 use crate::store::{Row, Store, StoreError, keys, record};
 
 use super::audit::AuditRow;
-use super::rows::SubjectRow;
+use super::rows::{DeadLetterRow, SubjectRow};
 
 /// Rows read at a time. The largest ordinary ones are reports of some ten kilobytes.
 const PAGE_ROWS: usize = 64;
@@ -78,6 +78,11 @@ pub fn audit<S: Store>(store: &S, tenant: TenantId) -> Records<'_, S, AuditRow> 
     Records::new(store, keys::audit_of(tenant))
 }
 
+/// The rows of dead letters, in the order of their keys: of one tenant, or of all and of none.
+pub fn dead_letters<S: Store>(store: &S, tenant: Option<TenantId>) -> Records<'_, S, DeadLetterRow> {
+    Records::new(store, tenant.map_or_else(|| keys::DEAD_LETTERS.to_vec(), keys::dead_letters_of))
+}
+
 fn record_at<S: Store, T: DeserializeOwned>(store: &S, key: &[u8]) -> Result<Option<T>, StoreError> {
     store.get(key)?.map(|bytes| record::decode(key, &bytes)).transpose()
 }
@@ -95,6 +100,15 @@ pub struct Records<'a, S, T> {
 impl<'a, S: Store, T: DeserializeOwned> Records<'a, S, T> {
     fn new(store: &'a S, prefix: Vec<u8>) -> Self {
         Self { store, prefix, from: Some(Vec::new()), page: Vec::new().into_iter(), record: PhantomData }
+    }
+
+    /// Only what stands behind this key.
+    #[must_use]
+    pub fn after(mut self, key: Option<&[u8]>) -> Self {
+        if let Some(key) = key {
+            self.from = Some([key, &[0]].concat());
+        }
+        self
     }
 
     fn row(&mut self) -> Result<Option<Row>, StoreError> {
@@ -193,6 +207,9 @@ mod tests {
             let store = holding(rows.chain([other]));
             let read: Vec<String> = audit(&store, TENANT).map(|read| read.expect("read").1.event_id).collect();
             assert_eq!(read, (0..count).map(|n| n.to_string()).collect::<Vec<_>>());
+            let after = keys::audit(TENANT, row(40).at, 7);
+            let rest = audit(&store, TENANT).after(Some(&after)).count() as i64;
+            assert_eq!(rest, (count - 41).max(0));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::crash::{self, Point};
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError, keys, record};
 
@@ -30,6 +31,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     pages(partition.writes.store(), keys::OUTBOX, |key, value| {
         let number = keys::outbox_number(key).ok_or_else(|| unreadable(key))?;
         outbox.push((number, OutboxRow::decode(key, value)?));
+        crash::point(Point::OutboxRead);
         Ok(())
     })?;
     partition.unconfirmed = outbox.len();
@@ -55,6 +57,9 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     let waiting = partition.parking.len() as u64;
     Counters::add(&partition.counters.parked, waiting);
     Counters::add(&partition.counters.events_in, waiting);
+    Counters::add(&partition.counters.received, waiting);
+    partition.counters.settle(partition.counters.settled());
+    partition.gauge();
 
     let mut dead_letters = Vec::new();
     pages(partition.writes.store(), keys::DEAD_LETTERS, |key, _| {
@@ -73,5 +78,6 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
     for (tenant, subject) in open_attempts {
         partition.raise_recovered(tenant, subject);
     }
+    crash::point(Point::Recovered);
     Ok((partition, outbox))
 }

@@ -12,14 +12,29 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::broker::{Link, PublishError};
+use crate::crash::{self, Point};
+use crate::model::time::Stopwatch;
 
+use super::counters::Counters;
+use super::histogram::Histogram;
 use super::rows::OutboxRow;
 
 /// The first pause before a refused message is published again; doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// What wakes somebody.
+const PAGE: &str = "on_call.paged.";
+
 type Numbered = (u64, OutboxRow);
+
+/// A word from the engine.
+pub(super) enum ToRelay {
+    /// Durable rows, to be published.
+    Rows(Vec<Numbered>),
+    /// So many confirmed rows are no longer in the store.
+    Removed(usize),
+}
 
 /// The rows that wait, and which keys are under way.
 #[derive(Default)]
@@ -56,27 +71,35 @@ impl Queue {
 
 /// Runs until the engine is gone or the link is closed.
 ///
-/// `window`: messages under way at a time; 1 publishes in the outbox's own order.
+/// `window`: messages under way at a time; 1 publishes in the outbox's own order. `repeats`: messages handed to the
+/// broker whose rows are still in the store. A crash publishes those once more, confirmed or not, and so their number
+/// is what has to be bounded.
 pub(super) async fn relay<L: Link>(
     link: Arc<L>,
     window: usize,
-    mut rows: mpsc::Receiver<Vec<Numbered>>,
+    repeats: usize,
+    counters: Arc<Counters>,
+    mut engine: mpsc::Receiver<ToRelay>,
     confirmed: mpsc::Sender<Vec<u64>>,
 ) {
     let mut queue = Queue::default();
     let mut under_way = FuturesUnordered::new();
     let mut done: Vec<u64> = Vec::new();
+    let mut in_store = 0;
     loop {
         while under_way.len() < window.max(1)
+            && in_store < repeats.max(1)
             && let Some(row) = queue.next()
         {
-            under_way.push(publish(Arc::clone(&link), row));
+            in_store += 1;
+            under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), row));
         }
         tokio::select! {
             // the end of the engine first: after a failed commit nothing more is handed to the broker
             biased;
-            more = rows.recv() => match more {
-                Some(more) => queue.ready.extend(more),
+            word = engine.recv() => match word {
+                Some(ToRelay::Rows(more)) => queue.ready.extend(more),
+                Some(ToRelay::Removed(count)) => in_store -= count,
                 None => return,
             },
             Some(outcome) = under_way.next(), if !under_way.is_empty() => match outcome {
@@ -95,11 +118,18 @@ pub(super) async fn relay<L: Link>(
 }
 
 /// Publishes one row until it is confirmed; `None` when the link is closed.
-async fn publish<L: Link>(link: Arc<L>, (number, row): Numbered) -> Option<(u64, Option<String>)> {
+async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): Numbered) -> Option<(u64, Option<String>)> {
     let mut pause = FIRST_PAUSE;
+    let page = row.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
     loop {
         match link.publish(row.message.clone()).await {
-            Ok(()) => return Some((number, row.order_key)),
+            Ok(()) => {
+                if let Some(page) = page {
+                    counters.page.observe(Histogram::micros(page.elapsed()));
+                }
+                crash::point(Point::Confirmed);
+                return Some((number, row.order_key));
+            }
             Err(PublishError::Closed) => return None,
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {

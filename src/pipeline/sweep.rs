@@ -4,6 +4,7 @@
 //! One pass a day over the whole inbox. Rows are keyed by the event's id alone, so that a lookup is one read; the
 //! day stands in the row.
 
+use crate::crash::{self, Point};
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError, keys};
 
@@ -43,6 +44,7 @@ impl Sweep {
         for (key, value) in &page {
             if InboxRow::decode(key, value)?.day + DEDUPE_DAYS < today {
                 writes.remove(key.clone());
+                crash::point(Point::InboxSwept);
             }
         }
         if let Some((last, _)) = page.last().filter(|_| page.len() == ROWS_A_BATCH) {

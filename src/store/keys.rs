@@ -13,6 +13,7 @@
 //! | `p/<tenant>/<report>/<n>` | a parked event |
 //! | `g/<tenant>` | an organization: its settings, its funnel |
 //! | `a/<tenant>/<time>/<n>` | audit: a decision of a person or a policy |
+//! | `z/<due>/<tenant>/<report>` | a report that is over is archived then |
 //! | `d/<tenant>/<n>` | a dead letter (`-` where no tenant could be read) |
 //! | `m/<name>` | the partition itself: its clock |
 
@@ -29,6 +30,7 @@ pub const SUBJECTS: &[u8] = b"s/";
 pub const INBOX: &[u8] = b"i/";
 pub const ORGANIZATIONS: &[u8] = b"g/";
 pub const AUDIT: &[u8] = b"a/";
+pub const ENDED: &[u8] = b"z/";
 pub const CLOCK: &[u8] = b"m/clock";
 
 pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
@@ -60,6 +62,24 @@ pub fn audit_of(tenant: TenantId) -> Vec<u8> {
 /// `n` tells decisions of one millisecond apart.
 pub fn audit(tenant: TenantId, at: Timestamp, n: u64) -> Vec<u8> {
     format!("a/{tenant}/{:016x}/{n:016x}", at.as_millisecond().max(0)).into_bytes()
+}
+
+/// Whose audit a key belongs to, and the time in it.
+pub fn audit_parts(key: &[u8]) -> Option<(TenantId, Timestamp)> {
+    let mut parts = std::str::from_utf8(key.strip_prefix(AUDIT)?).ok()?.split('/');
+    let (tenant, at) = (parts.next()?, parts.next()?);
+    Some((tenant.parse().ok()?, instant(at)?))
+}
+
+pub fn ended(due: Timestamp, tenant: TenantId, report: ReportId) -> Vec<u8> {
+    format!("z/{:016x}/{tenant}/{report}", due.as_millisecond().max(0)).into_bytes()
+}
+
+/// What an `ended` key says.
+pub fn ended_parts(key: &[u8]) -> Option<(Timestamp, TenantId, ReportId)> {
+    let mut parts = std::str::from_utf8(key.strip_prefix(ENDED)?).ok()?.split('/');
+    let (due, tenant, report) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((instant(due)?, tenant.parse().ok()?, ReportId(report.parse().ok()?)))
 }
 
 pub fn reports_of(tenant: TenantId) -> Vec<u8> {
@@ -96,7 +116,7 @@ pub fn timer(due: Timestamp, tenant: TenantId, subject: SubjectKey) -> Vec<u8> {
 pub fn timer_parts(key: &[u8]) -> Option<(Timestamp, TenantId, SubjectKey)> {
     let text = std::str::from_utf8(key.strip_prefix(TIMERS)?).ok()?;
     let (due, rest) = text.split_once('/')?;
-    let due = Timestamp::from_millisecond(i64::from_str_radix(due, 16).ok()?).ok()?;
+    let due = instant(due)?;
     let (tenant, subject) = tenant_and_subject(rest)?;
     Some((due, tenant, subject))
 }
@@ -128,6 +148,10 @@ pub fn dead_letter(tenant: Option<TenantId>, n: u64) -> Vec<u8> {
     }
 }
 
+pub fn dead_letters_of(tenant: TenantId) -> Vec<u8> {
+    format!("d/{tenant}/").into_bytes()
+}
+
 /// Tenant and number of a dead letter row.
 pub fn dead_letter_parts(key: &[u8]) -> Option<(Option<TenantId>, u64)> {
     let text = std::str::from_utf8(key.strip_prefix(DEAD_LETTERS)?).ok()?;
@@ -138,6 +162,11 @@ pub fn dead_letter_parts(key: &[u8]) -> Option<(Option<TenantId>, u64)> {
 
 fn number(digits: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// The digits of a time in a key.
+fn instant(digits: &str) -> Option<Timestamp> {
+    Timestamp::from_millisecond(i64::from_str_radix(digits, 16).ok()?).ok()
 }
 
 fn tenant_and_subject(text: &str) -> Option<(TenantId, SubjectKey)> {
@@ -166,6 +195,8 @@ mod tests {
             assert_eq!(timer_parts(&timer(due, TENANT, subject)), Some((due, TENANT, subject)));
             assert_eq!(open_attempts_parts(&open_attempts(TENANT, subject)), Some((TENANT, subject)));
         }
+        assert_eq!(audit_parts(&audit(TENANT, due, 3)), Some((TENANT, due)));
+        assert_eq!(ended_parts(&ended(due, TENANT, ReportId(9))), Some((due, TENANT, ReportId(9))));
         assert_eq!(report_parts(&report(TENANT, ReportId(9))), Some((TENANT, ReportId(9))));
         assert_eq!(parked_parts(&parked(TENANT, ReportId(1), 2)), Some((TENANT, ReportId(1), 2)));
         assert_eq!(dead_letter_parts(&dead_letter(None, 3)), Some((None, 3)));

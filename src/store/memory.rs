@@ -13,6 +13,8 @@ use super::sled::check_limits;
 use super::{Batch, Row, Store, StoreError};
 
 type Rows = BTreeMap<Vec<u8>, Arc<[u8]>>;
+/// A batch that readers see and the disk does not have yet.
+type Held = BTreeMap<Vec<u8>, Option<Arc<[u8]>>>;
 
 /// What survives a power cut. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
@@ -23,10 +25,16 @@ pub struct MemoryDisk {
 #[derive(Debug, Default)]
 struct Durable {
     rows: Rows,
+    archive: Vec<Vec<u8>>,
     open: bool,
 }
 
 impl MemoryDisk {
+    /// The archive's lines so far; it begins anew.
+    pub fn take_archive(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.lock().archive)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Durable> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +62,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
-    rows: Rows,
+    pending: Held,
     failed: Option<String>,
     fault: Option<CommitFault>,
     hold: bool,
@@ -81,13 +89,12 @@ impl MemoryStore {
     }
 
     fn over(disk: MemoryDisk) -> MemoryStore {
-        let rows = {
-            let mut durable = disk.lock();
-            durable.open = true;
-            durable.rows.clone()
-        };
-        let state = Mutex::new(State { rows, ..State::default() });
-        MemoryStore { disk, state, changed: Condvar::new(), lane: Mutex::new(()) }
+        disk.lock().open = true;
+        MemoryStore { disk, state: Mutex::default(), changed: Condvar::new(), lane: Mutex::new(()) }
+    }
+
+    pub fn disk(&self) -> &MemoryDisk {
+        &self.disk
     }
 
     /// The next commit with something to write fails.
@@ -119,7 +126,7 @@ impl MemoryStore {
         // In this order under one lock: no commit can slip onto the disk once it may be opened again.
         state.power_cut = true;
         state.failed.get_or_insert_with(|| "the power was cut".to_owned());
-        state.rows.clear();
+        state.pending.clear();
         self.disk.lock().open = false;
         drop(state);
         self.changed.notify_all();
@@ -149,15 +156,26 @@ impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let state = self.state();
         state.check_power()?;
-        Ok(state.rows.get(key).map(|value| value.to_vec()))
+        match state.pending.get(key) {
+            Some(value) => Ok(value.as_deref().map(<[u8]>::to_vec)),
+            None => Ok(self.disk.lock().rows.get(key).map(|value| value.to_vec())),
+        }
     }
 
     fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         let state = self.state();
         state.check_power()?;
         let start = prefix.max(from).to_vec();
-        let rows = state.rows.range(start..).take_while(|(key, _)| key.starts_with(prefix)).take(limit);
-        Ok(rows.map(|(key, value)| (key.clone(), value.to_vec())).collect())
+        let within = |key: &Vec<u8>| key.starts_with(prefix);
+        let durable = self.disk.lock();
+        let rows = durable.rows.range(start.clone()..).take_while(|(key, _)| within(key));
+        if state.pending.is_empty() {
+            return Ok(rows.take(limit).map(|(key, value)| (key.clone(), value.to_vec())).collect());
+        }
+        let mut seen: BTreeMap<&Vec<u8>, Option<&Arc<[u8]>>> = rows.map(|(key, value)| (key, Some(value))).collect();
+        seen.extend(state.pending.range(start..).take_while(|(key, _)| within(key)).map(|(key, value)| (key, value.as_ref())));
+        let there = seen.into_iter().filter_map(|(key, value)| Some((key.clone(), value?.to_vec())));
+        Ok(there.take(limit).collect())
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
@@ -176,11 +194,13 @@ impl Store for MemoryStore {
         }
         if let Some(fault) = state.fault.take() {
             if fault == CommitFault::Kept {
-                apply(batch, &mut self.disk.lock().rows);
+                apply(batch, &mut self.disk.lock());
             }
             return Err(state.fail(io_error("injected")));
         }
-        apply(batch, &mut state.rows);
+        if state.hold {
+            state.pending = batch.writes.iter().map(|(key, value)| (key.clone(), value.as_deref().map(Arc::from))).collect();
+        }
         while state.hold && !state.power_cut {
             state.held = true;
             self.changed.notify_all();
@@ -190,7 +210,8 @@ impl Store for MemoryStore {
         if state.power_cut {
             return Err(io_error("the power was cut"));
         }
-        apply(batch, &mut self.disk.lock().rows);
+        apply(batch, &mut self.disk.lock());
+        state.pending.clear();
         Ok(())
     }
 }
@@ -213,11 +234,12 @@ fn io_error(what: &str) -> StoreError {
     StoreError::Io { doing: "syncing (memory)", source: io::Error::other(what.to_owned()) }
 }
 
-fn apply(batch: &Batch, rows: &mut Rows) {
+fn apply(batch: &Batch, disk: &mut Durable) {
+    disk.archive.extend_from_slice(&batch.archive);
     for (key, value) in &batch.writes {
         match value {
-            Some(value) => rows.insert(key.clone(), Arc::from(value.as_slice())),
-            None => rows.remove(key),
+            Some(value) => disk.rows.insert(key.clone(), Arc::from(value.as_slice())),
+            None => disk.rows.remove(key),
         };
     }
 }

@@ -15,8 +15,11 @@
 //!    a failed sync is never tried again, since the kernel may have thrown the dirty pages away.
 //! 5. `get` and `scan` see every batch whose `commit` has returned, and never a part of one.
 //! 6. Values of up to [`MAX_VALUE_BYTES`] are kept, keys of up to [`MAX_KEY_BYTES`].
-//! 7. Opening never starts empty where something was: a locked, damaged or newer store is an error.
+//! 7. Lines for the archive are durable before the batch they come with is; after a crash between the two, the next
+//!    batch brings them again, identically.
+//! 8. Opening never starts empty where something was: a locked, damaged or newer store is an error.
 
+pub mod journal;
 pub mod keys;
 pub mod memory;
 pub mod record;
@@ -35,6 +38,8 @@ pub const MAX_KEY_BYTES: usize = 512;
 pub struct Batch {
     /// `None` removes the key (which need not be there).
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Lines (without their ends) for the archive: what leaves the map for good.
+    pub archive: Vec<Vec<u8>>,
 }
 
 impl Batch {
@@ -47,7 +52,7 @@ impl Batch {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.is_empty() && self.archive.is_empty()
     }
 }
 

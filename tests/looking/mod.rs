@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use remedyd::store::sled::{SledSettings, SledStore};
+use remedyd::store::journal::JournalStore;
+use remedyd::store::sled::SledSettings;
 use remedyd::store::{Row, Store as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,7 +43,7 @@ pub fn said(store: &Path, args: &[&str]) -> String {
 }
 
 fn rows(store: &Path) -> (u64, Vec<Row>) {
-    let store = SledStore::open(store, SledSettings::default()).expect("store");
+    let store = JournalStore::open(store, SledSettings::default()).expect("store");
     (store.commits(), store.scan(b"", b"", usize::MAX).expect("scan"))
 }
 

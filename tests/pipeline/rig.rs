@@ -14,7 +14,8 @@ use remedyd::broker::topology::Topology;
 use remedyd::broker::{Delivery, Lane, Link, LinkState, Message, PublishError, Settlement, Token};
 use remedyd::config::Users;
 use remedyd::machine::policy::Policy;
-use remedyd::model::time::Timestamp;
+use remedyd::model::ids::TenantId;
+use remedyd::model::time::{Timestamp, days};
 use remedyd::pipeline::clock::Clock;
 use remedyd::pipeline::counters::Count;
 use remedyd::pipeline::engine::Limits;
@@ -53,6 +54,7 @@ pub struct Rig {
     pub limits: Limits,
     status: Mutex<UnboundedReceiver<Message>>,
     arrived: Mutex<Vec<Message>>,
+    archive: Mutex<Vec<Vec<u8>>>,
     stores: Mutex<Vec<Weak<Witness>>>,
 }
 
@@ -83,9 +85,10 @@ impl Rig {
             disk: MemoryDisk::default(),
             journal: Journal::default(),
             users: Users::Anyone,
-            limits: Limits { batch_events: 64, outbox_rows: 10_000, drain: Duration::from_secs(10) },
+            limits: Limits { batch_events: 64, outbox_rows: 10_000, repeats: 100, drain: Duration::from_secs(10) },
             status,
             arrived: Mutex::default(),
+            archive: Mutex::default(),
             stores: Mutex::default(),
         }
     }
@@ -94,7 +97,7 @@ impl Rig {
     pub fn start(&self) -> Run {
         let inner = MemoryStore::open(&self.disk).unwrap();
         let found = inner.scan(b"", b"", usize::MAX).unwrap().into_iter().map(|(key, value)| (key, Some(value)));
-        self.journal.lock().unwrap().push(Seen::Found(Batch { writes: found.collect() }));
+        self.journal.lock().unwrap().push(Seen::Found(Batch { writes: found.collect(), ..Batch::default() }));
         let store = Arc::new(Witness { inner, journal: Arc::clone(&self.journal) });
         self.stores.lock().unwrap().push(Arc::downgrade(&store));
         let link = Arc::new(WatchedLink { inner: self.broker.link(0, 2_000), journal: Arc::clone(&self.journal) });
@@ -104,6 +107,7 @@ impl Rig {
                 policy: Policy::default(),
                 model: Model::Steady,
                 dead_letter_queue: self.topology.dead_letters(),
+                audit_kept: days(400),
                 status_exchange: self.topology.status(),
             },
             limits: self.limits,
@@ -176,6 +180,13 @@ impl Rig {
             }
         };
         self.broker.messages(&self.topology.dead_letters()).iter().map(reason).collect()
+    }
+
+    /// Every line that has gone to the archive.
+    pub fn archive(&self) -> Vec<Value> {
+        let mut archive = self.archive.lock().unwrap();
+        archive.extend(self.disk.take_archive());
+        archive.iter().map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
     pub fn acks(&self) -> usize {
@@ -265,6 +276,11 @@ pub async fn until(what: &str, reached: impl Fn() -> bool) {
         }
     })
     .await;
+}
+
+/// Whose events they are.
+pub fn tenant() -> TenantId {
+    TenantId { account: 5, organization: 4 }
 }
 
 pub fn at(text: &str) -> Timestamp {

@@ -11,14 +11,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use remedyd::store::sled::{SledSettings, SledStore};
+use remedyd::store::journal::JournalStore;
+use remedyd::store::sled::SledSettings;
 use remedyd::store::{Row, Store, keys};
 use serde_json::Value;
 
-/// `remedyd` with nothing of this process's environment, which may hold settings.
+/// `remedyd` with nothing of this process's environment, which may hold settings, and without the ops port: tests run side
+/// by side.
 pub fn remedyd<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remedyd"));
-    command.env_clear().args(args);
+    command.env_clear().env("REMEDYD_OPS__LISTEN", "").args(args);
     command
 }
 
@@ -103,7 +105,7 @@ pub fn check_sequences(events: &[Value]) {
 /// Everything a stopped service knows of its tenants: reports, subjects, timers, parked events, ids applied, the
 /// time. Outbox and dead letters are for the broker's side to judge.
 pub fn state(store: &Path) -> Vec<Row> {
-    let store = SledStore::open(store, SledSettings::default()).expect("the store opens");
+    let store = JournalStore::open(store, SledSettings::default()).expect("the store opens");
     let all = |prefix: &[u8]| store.scan(prefix, b"", usize::MAX).unwrap();
     let kinds = [keys::REPORTS, keys::SUBJECTS, keys::TIMERS, keys::OPEN_ATTEMPTS, keys::PARKED, keys::INBOX, keys::CLOCK];
     kinds.into_iter().flat_map(all).collect()
@@ -111,7 +113,7 @@ pub fn state(store: &Path) -> Vec<Row> {
 
 /// Rows that nobody has confirmed.
 pub fn outbox_rows(store: &Path) -> usize {
-    let store = SledStore::open(store, SledSettings::default()).expect("the store opens");
+    let store = JournalStore::open(store, SledSettings::default()).expect("the store opens");
     store.scan(keys::OUTBOX, b"", usize::MAX).unwrap().len()
 }
 

@@ -88,7 +88,7 @@ pub struct Got {
 }
 
 impl Got {
-    fn of(delivery: lapin::message::Delivery) -> Self {
+    pub fn of(delivery: lapin::message::Delivery) -> Self {
         let text = |value: &AMQPValue| match value {
             AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
             other => format!("{other:?}"),

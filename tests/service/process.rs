@@ -69,13 +69,27 @@ impl Process {
     /// Waits for the next line that contains all of `parts`.
     pub async fn line_with(&mut self, parts: &[&str]) -> String {
         loop {
-            let line = within("a line of the log", self.lines.recv()).await;
+            let Ok(line) = tokio::time::timeout(PATIENCE, self.lines.recv()).await else {
+                panic!("no line with {parts:?} within {PATIENCE:?}:\n{}", self.log.join("\n"));
+            };
             let line = line.unwrap_or_else(|| panic!("it ended without a line with {parts:?}:\n{}", self.log.join("\n")));
             self.log.push(line.clone());
             if parts.iter().all(|part| line.contains(part)) {
                 return line;
             }
         }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// Everything that it has logged so far.
+    pub fn read_log(&mut self) -> &[String] {
+        while let Ok(line) = self.lines.try_recv() {
+            self.log.push(line);
+        }
+        &self.log
     }
 
     /// `TERM`, `KILL` …
@@ -85,10 +99,32 @@ impl Process {
         assert!(sent.expect("a shell").success(), "SIG{name} could not be sent");
     }
 
+    /// From now on its private memory may grow by so much and no more. (Not its address space, of which the allocator
+    /// reserves far more than it uses.)
+    pub fn limit_memory(&self, spare_kib: u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it runs");
+        let size = status.lines().find_map(|line| line.strip_prefix("VmData:")).and_then(|text| text.trim().strip_suffix(" kB"));
+        let size_kib: u64 = size.and_then(|text| text.trim().parse().ok()).expect("a size");
+        let limit = format!("--data={}", (size_kib + spare_kib) * 1024);
+        let set = Command::new("prlimit").args(["--pid", &self.pid.to_string(), &limit]).status();
+        assert!(set.expect("prlimit (util-linux)").success(), "the limit could not be set");
+    }
+
     /// Waits for its end; the whole log is then in `log`.
     pub async fn end(&mut self) -> ExitStatus {
         let end = self.end.take().expect("it has ended once already");
         let status = within("the end of the process", end).await.expect("it is waited for");
+        while let Some(line) = self.lines.recv().await {
+            self.log.push(line);
+        }
+        status
+    }
+
+    /// As [`Self::end`], but whoever waits may give up, do something else and wait again. However long it takes.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let end = self.end.as_mut().expect("it has ended once already");
+        let status = end.await.expect("it is waited for");
+        self.end = None;
         while let Some(line) = self.lines.recv().await {
             self.log.push(line);
         }

@@ -5,13 +5,14 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use remedyd::store::Row;
 use serde_json::Value;
 
 use crate::outside::{Got, Outside, Sent, check_properties};
-use crate::service::{outbox_rows, replay, replay_lines, sample, state};
+use crate::service::{join, outbox_rows, replay, replay_lines, sample, state};
 
 /// An event, and what it has to come to.
 pub struct Step {
@@ -23,7 +24,12 @@ pub struct Step {
 
 /// By replays of the first event, the first two, and so on. What has come out once, later events must not change.
 pub fn steps(name: &str) -> Vec<Step> {
-    let (lines, mut steps, mut before) = (sample(name), Vec::new(), replay_lines(&[], &[]));
+    steps_of(name, &sample(name))
+}
+
+/// The same for events that are in no sample; `name` is for people.
+pub fn steps_of(name: &str, lines: &[Vec<u8>]) -> Vec<Step> {
+    let (mut steps, mut before) = (Vec::new(), replay_lines(&[], &[]));
     for (index, event) in lines.iter().enumerate() {
         let after = replay_lines(&lines[..=index], &[]);
         let outbound = after.lines().split_off(before.lines().len());
@@ -37,9 +43,15 @@ pub fn steps(name: &str) -> Vec<Step> {
 
 /// What a replay leaves in its store.
 pub fn replayed_state(name: &str) -> Vec<Row> {
+    replayed_state_of(&sample(name))
+}
+
+/// The same for events that are in no sample.
+pub fn replayed_state_of(lines: &[Vec<u8>]) -> Vec<Row> {
     let dir = tempfile::tempdir().unwrap();
-    let store = dir.path().join("store");
-    replay([format!("{name}.ndjson").as_ref(), "--store".as_ref(), store.as_os_str()]);
+    let (events, store) = (dir.path().join("events.ndjson"), dir.path().join("store"));
+    fs::write(&events, join(lines, b"\n")).unwrap();
+    replay([events.as_os_str(), "--store".as_ref(), store.as_os_str()]);
     state(&store)
 }
 

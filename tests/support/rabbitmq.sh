@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # A private RabbitMQ node on loopback, for the tests.
 #
-#   rabbitmq.sh start DIR   starts a node that keeps everything it writes under DIR, waits until it serves,
-#                           prints its URL; writes DIR/url and DIR/env (for rabbitmqctl; source it in
-#                           a subshell, since it changes HOME)
-#   rabbitmq.sh stop DIR    stops it and its epmd, waits until both are gone; DIR stays, for its logs
+#   rabbitmq.sh start DIR [CONF]  starts a node that keeps everything it writes under DIR, waits until it serves,
+#                                 prints its URL; writes DIR/url and DIR/env (for rabbitmqctl; source it in
+#                                 a subshell, since it changes HOME). CONF: a file of further settings, in
+#                                 which @TLS_PORT@ stands for a free port, written to DIR/tls_port
+#   rabbitmq.sh kill DIR          kills the node as a crash would, waits until it is gone; epmd stays
+#   rabbitmq.sh again DIR         starts a killed node again, as it was, and waits until it serves
+#   rabbitmq.sh stop DIR          stops it and its epmd, waits until both are gone; DIR stays, for its logs
 #
 # It needs the programs of the rabbitmq-server package and nothing else: not the package's own node, not its
 # user, not the default ports. It must never touch another node: every name, port and directory is its own,
@@ -16,7 +19,7 @@ START_SECONDS=120
 # A clean stop flushes the write-ahead log; after this the node is killed.
 STOP_SECONDS=30
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 die() { echo "rabbitmq.sh: $*" >&2; exit 1; }
 
 # Ports nobody listens on at this moment. Chosen below the ephemeral range (32768 and up on Linux), so that no
@@ -55,7 +58,7 @@ program() {
 }
 
 start() {
-    local dir=$1 server epmd amqp_port dist_port epmd_port node
+    local dir=$1 conf=${2:-} server epmd amqp_port dist_port epmd_port tls_port node
     # The package's /usr/sbin wrappers change user; the programs behind them do not.
     server=$(program "${RABBITMQ_HOME:-/usr/lib/rabbitmq}/bin/rabbitmq-server" \
         /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server /opt/rabbitmq/sbin/rabbitmq-server)
@@ -64,7 +67,7 @@ start() {
     mkdir -p "$dir/home" "$dir/mnesia" "$dir/log"
     chmod 700 "$dir" "$dir/home"
     dir=$(cd "$dir" && pwd)
-    read -r amqp_port dist_port epmd_port <<<"$(free_ports 3)"
+    read -r amqp_port dist_port epmd_port tls_port <<<"$(free_ports 4)"
     node="remedyd-$amqp_port@localhost"
 
     cat >"$dir/rabbitmq.conf" <<CONF
@@ -74,6 +77,10 @@ raft.wal_max_size_bytes = 64000000
 # A test machine's disk is not the broker's to judge.
 disk_free_limit.absolute = 64MB
 CONF
+    if [ -n "$conf" ]; then
+        sed "s/@TLS_PORT@/$tls_port/g" "$conf" >>"$dir/rabbitmq.conf"
+        echo "$tls_port" >"$dir/tls_port"
+    fi
     echo '[rabbitmq_consistent_hash_exchange].' >"$dir/enabled_plugins"
     : >"$dir/rabbitmq-env.conf"
     cat >"$dir/env" <<ENV
@@ -92,6 +99,7 @@ export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127
 export ERL_EPMD_ADDRESS=127.0.0.1
 export ERL_EPMD_PORT=$epmd_port
 export RABBITMQCTL='${server%/*}/rabbitmqctl'
+export RABBITMQ_PROGRAM='$server'
 export REMEDYD_TEST_AMQP_URL='amqp://guest:guest@127.0.0.1:$amqp_port/%2f'
 ENV
     # shellcheck disable=SC1091
@@ -101,17 +109,41 @@ ENV
     # own: a Ctrl-C at the test run is not for the broker, which `stop` ends in order.
     setsid "$epmd" >"$dir/log/epmd.log" 2>&1 </dev/null &
     echo "epmd=$!" >"$dir/pids"
-    setsid "$server" >"$dir/log/console.log" 2>&1 </dev/null &
-    echo "server=$!" >>"$dir/pids"
-    local server_pid=$!
+    launch "$dir"
+    echo "$REMEDYD_TEST_AMQP_URL" | tee "$dir/url"
+}
 
+# Starts the node's own processes in the environment of DIR/env, and waits until it serves.
+launch() {
+    local dir=$1 server_pid
+    rm -f "$dir/node.pid"
+    setsid "$RABBITMQ_PROGRAM" >>"$dir/log/console.log" 2>&1 </dev/null &
+    server_pid=$!
+    echo "server=$server_pid" >>"$dir/pids"
     if ! await "$dir" "$server_pid"; then
         echo "rabbitmq.sh: the node did not start; the end of its console:" >&2
         tail -n 20 "$dir/log/console.log" >&2
         stop "$dir"
         exit 1
     fi
-    echo "$REMEDYD_TEST_AMQP_URL" | tee "$dir/url"
+}
+
+kill_node() {
+    local dir=$1 erlang
+    erlang=$(cat "$dir/node.pid")
+    alive "$erlang" || die "the node in $dir does not run"
+    kill -KILL "$erlang"
+    gone "$erlang" 10 || die "the node in $dir did not die"
+}
+
+again() {
+    local dir=$1 erlang
+    [ -e "$dir/pids" ] || die "no node in $dir"
+    erlang=$(cat "$dir/node.pid" 2>/dev/null || true)
+    gone "$erlang" 10 || die "the node in $dir runs"
+    # shellcheck disable=SC1091
+    . "$dir/env"
+    launch "$dir"
 }
 
 # Waits until the node says that it has started; fails early if its process ends.
@@ -147,9 +179,10 @@ stop() {
     rm -f "$dir/pids" "$dir/url" "$dir/node.pid"
 }
 
-[ $# -eq 2 ] || usage
-case $1 in
-start) start "$2" ;;
-stop) stop "$2" ;;
+case "$#:${1:-}" in
+2:start | 3:start) start "$2" "${3:-}" ;;
+2:kill) kill_node "$2" ;;
+2:again) again "$2" ;;
+2:stop) stop "$2" ;;
 *) usage ;;
 esac

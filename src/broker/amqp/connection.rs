@@ -46,6 +46,18 @@ impl AmqpError {
         }
     }
 
+    /// Whether TLS has failed: a certificate, ours or the broker's, or something that does not speak it.
+    pub fn is_tls(&self) -> bool {
+        match self {
+            Self::Topology(_) | Self::TimedOut { .. } | Self::Broken(_) => false,
+            Self::Failed { source, .. } => match source.kind() {
+                // what the TLS library gives for whatever it does not accept
+                lapin::ErrorKind::IOError(error) => error.kind() == std::io::ErrorKind::InvalidData,
+                _ => false,
+            },
+        }
+    }
+
     /// Whether somebody has to change a configuration, ours or the broker's, before this goes away: a name that
     /// is not there, a right that is lacking, other arguments.
     pub fn is_configuration(&self) -> bool {
@@ -59,6 +71,22 @@ impl AmqpError {
                 _ => false,
             },
         }
+    }
+}
+
+/// What is said where TLS 1.3 lets a broker refuse a client only after the handshake: by an alert, or by a socket that
+/// is reset before the alert is read.
+const CERTIFICATE_HINT: &str = "a broker that wants a certificate of ours, or another one, ends it like this: amqp.tls_cert_file";
+
+fn ends_like_a_refusal(error: &lapin::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof};
+    match error.kind() {
+        lapin::ErrorKind::IOError(error) => match error.kind() {
+            ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof => true,
+            InvalidData => error.to_string().contains("fatal alert"),
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -88,7 +116,12 @@ impl Connection {
     /// Connects; `name` is what the broker's operator will see.
     pub async fn open(endpoint: &Endpoint, name: &str, tls: &Tls, time_outs: TimeOuts) -> Result<Self, AmqpError> {
         let doing = format!("connecting to {endpoint}");
-        let failed = |source| AmqpError::Failed { doing: doing.clone(), source };
+        let failed = |source| match endpoint.uri().scheme {
+            AMQPScheme::AMQPS if ends_like_a_refusal(&source) => {
+                AmqpError::Failed { doing: format!("{doing} ({CERTIFICATE_HINT})"), source }
+            }
+            AMQPScheme::AMQPS | AMQPScheme::AMQP => AmqpError::Failed { doing: doing.clone(), source },
+        };
         let runtime = lapin::runtime::default_runtime().map_err(failed)?;
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let socket = Socket(Arc::new(Mutex::new(Handle::Dialling)));

@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{AmqpError, Connection, call};
 use super::ledger::{Frame, Ledger};
 use super::message;
-use super::settings::{AmqpSettings, TimeOuts};
+use super::settings::{AmqpSettings, HEARTBEAT_SECONDS, TimeOuts};
 use super::standing::Standing;
 use super::supervisor::Session;
 use crate::broker::{Delivery, Lane, Token};
+use crate::crash::{self, Point};
 
 /// What the link's callers and the consuming session share.
 pub struct Intake {
@@ -81,6 +82,8 @@ impl Session for Consuming {
         let channels = [(Lane::Reports, reports.channel.clone()), (Lane::Surveys, surveys.channel.clone())];
         let settling = settle(connection, &self.intake, &channels);
         tokio::pin!(settling);
+        let answering = keep_asking(connection, &channels[0].1, self.settings.prefetch.of(Lane::Reports));
+        tokio::pin!(answering);
         if let Some(outlets) = &self.outlets {
             let arriving = async {
                 tokio::try_join!(
@@ -93,6 +96,7 @@ impl Session for Consuming {
                 () = self.closing.cancelled() => {}
                 () = self.intake.stopping.cancelled() => {}
                 never = arriving => match never? {},
+                never = &mut answering => match never? {},
                 never = &mut settling => match never? {},
             }
             self.outlets = None;
@@ -104,6 +108,7 @@ impl Session for Consuming {
             if let Some(cancelled) = self.closing.run_until_cancelled(cancelling).await {
                 cancelled?;
             }
+            crash::point(Point::ConsumersCancelled);
         }
         tokio::select! {
             biased;
@@ -196,6 +201,7 @@ async fn settle(connection: &Connection, intake: &Intake, channels: &[(Lane, Cha
         for (lane, channel) in channels {
             write(connection.time_outs(), channel, intake.ledger(*lane).take()).await?;
         }
+        crash::point(Point::AllAcked);
     }
 }
 
@@ -205,6 +211,7 @@ async fn write(time_outs: &TimeOuts, channel: &Channel, frames: Vec<Frame>) -> R
     }
     let writes = try_join_all(frames.into_iter().map(|frame| write_one(channel, frame)));
     call("settling deliveries", time_outs, writes).await?;
+    crash::point(Point::SomeAcked);
     Ok(())
 }
 
@@ -220,6 +227,18 @@ async fn write_one(channel: &Channel, frame: Frame) -> lapin::Result<()> {
             let options = BasicRejectOptions { requeue: true };
             channel.basic_reject(tag, options).await
         }
+    }
+}
+
+/// Asks something of the broker at the pace of heartbeats, and fails when there is no answer. A heartbeat only shows
+/// that bytes arrive: after a damaged length the client would take them all for the payload of one endless frame, and
+/// wait for deliveries for ever. Setting the prefetch again changes nothing.
+async fn keep_asking(connection: &Connection, channel: &Channel, prefetch: u16) -> Result<Infallible, AmqpError> {
+    let mut pace = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS.into()));
+    loop {
+        pace.tick().await;
+        let asking = channel.basic_qos(prefetch, BasicQosOptions::default());
+        call("asking whether the broker still answers", connection.time_outs(), asking).await?;
     }
 }
 

@@ -28,6 +28,7 @@ use super::settings::AmqpSettings;
 use super::standing::Standing;
 use super::supervisor::Session;
 use crate::broker::{Message, PublishError};
+use crate::crash::{self, Point};
 
 /// Messages started per turn of the loop: enough to fill the socket, few enough that confirms are not kept
 /// waiting behind a thousand encodings.
@@ -226,6 +227,7 @@ impl Window {
 
     fn written(&mut self, (number, written): Written) -> Result<(), AmqpError> {
         let confirm = written.map_err(failed)?;
+        crash::point(Point::Published);
         self.confirms.push(async move { (number, confirm.await) }.boxed());
         Ok(())
     }

@@ -128,6 +128,14 @@ pub struct TlsIdentity {
 }
 
 impl Tls {
+    /// `identity`: our certificate and its key.
+    pub fn new(ca_pem: Option<&str>, identity: Option<(&str, &str)>) -> Self {
+        Self {
+            ca_pem: ca_pem.map(str::to_owned),
+            identity: identity.map(|(certificate, key)| TlsIdentity { certificate_pem: certificate.to_owned(), key_pem: key.to_owned() }),
+        }
+    }
+
     pub(super) fn config(&self) -> OwnedTLSConfig {
         OwnedTLSConfig {
             identity: self.identity.as_ref().map(|identity| OwnedIdentity::PKCS8 {

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Connection};
 use super::declare;
-use super::retry::{LONGEST, Retry};
+use super::retry::Retry;
 use super::settings::{AmqpSettings, AtConnect};
 use crate::broker::topology::Topology;
 
@@ -35,10 +35,7 @@ pub async fn supervise(mut session: impl Session, settings: AmqpSettings, closin
             Ok(connection) => {
                 epoch += 1;
                 let worked = session.run(&connection, epoch).await;
-                if session.ended() >= LONGEST {
-                    // It held for longer than any delay: what comes now is a new failure, not the same one.
-                    retry.reset();
-                }
+                retry.held(session.ended());
                 if worked.is_ok() {
                     connection.close().await;
                     break;
@@ -90,6 +87,8 @@ fn report<S: Session>(_: &S, error: &AmqpError, delay: std::time::Duration) {
     let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
     if error.is_configuration() {
         tracing::error!(role, error = error_chain, retry_ms, "the broker refuses us: configuration");
+    } else if error.is_tls() {
+        tracing::error!(role, error = error_chain, retry_ms, "no encrypted connection to the broker: certificates");
     } else {
         tracing::warn!(role, error = error_chain, retry_ms, "connection lost");
     }

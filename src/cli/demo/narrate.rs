@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::cli::inspect::text::harmless;
+use crate::ops::inspect::text::harmless;
 
 /// Fields shown of an event that there are no words for.
 const MAX_FIELDS: usize = 6;

@@ -4,8 +4,8 @@
 use std::io::Write as _;
 
 use super::tally::{Tally, grouped, listed};
-use crate::cli::inspect::text::wrap;
 use crate::model::time::{Span, Timestamp, system_now};
+use crate::ops::inspect::text::wrap;
 use crate::pipeline::counters::Count;
 
 /// Often enough to look alive.

@@ -1,10 +1,11 @@
 //! The one thread that writes: applies a batch, pushes it out of sled, and makes it durable.
 //!
 //! ```text
-//! apply_batch -> flush -> fdatasync on our own descriptor of db -> COMMITTED -> Ok
+//! archive, fdatasync -> apply_batch -> flush -> fdatasync on our own descriptor of db -> COMMITTED -> Ok
 //! ```
 //! `flush` of sled 0.34 ends in `sync_file_range`, which writes neither the file's metadata nor the disk's
-//! cache (sled#1351, #1452): killing the process never shows it, a power cut does. The `fdatasync` is ours.
+//! cache (sled#1351, #1452): killing the process never shows it, a power cut does. The `fdatasync` is ours; what
+//! else was tried, and what it rests on, is in `docs/adr/0001-durable-commits.md`.
 //! Its descriptor is opened separately because the kernel reports a failed write-back once per open file:
 //! sled's flusher consuming (and only logging) an error leaves ours to be seen.
 //!
@@ -21,10 +22,12 @@ use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::Duration;
 
+use super::archive::Archive;
 use super::directory::{self, failed};
 use super::failure::{self, Failure, panic_text};
 use super::mark::Mark;
 use super::rows::{LargeChanges, LargeValues, take_over};
+use crate::crash::{self, Point};
 use crate::model::time::Stopwatch;
 use crate::store::StoreError;
 
@@ -40,6 +43,9 @@ pub(super) struct Job {
     pub(super) large: LargeChanges,
     /// Its number, which is also in the batch.
     pub(super) count: u64,
+    pub(super) archive: Vec<Vec<u8>>,
+    /// Otherwise it is only applied.
+    pub(super) durable: bool,
 }
 
 /// The caller's end. Closing it closes the database.
@@ -53,6 +59,7 @@ struct Writer {
     db: ::sled::Db,
     file: File,
     mark: Mark,
+    archive: Archive,
     large: Arc<RwLock<LargeValues>>,
     failure: Arc<Failure>,
     dir: PathBuf,
@@ -67,7 +74,7 @@ impl Committer {
         failure: Arc<Failure>,
     ) -> Result<Committer, StoreError> {
         let file = File::open(dir.join(directory::DB)).map_err(failed("opening db of the store for syncing"))?;
-        let writer = Writer { db, file, mark, large, failure: Arc::clone(&failure), dir: dir.to_owned() };
+        let writer = Writer { db, file, mark, archive: Archive::new(dir), large, failure: Arc::clone(&failure), dir: dir.to_owned() };
         // One job at a time: the store holds a lock around `run`.
         let (jobs, job_rx) = mpsc::sync_channel(1);
         let (result_tx, results) = mpsc::sync_channel(1);
@@ -92,21 +99,27 @@ impl Committer {
     }
 
     fn wait(&self) -> Result<(), StoreError> {
-        let waiting = Stopwatch::start();
-        loop {
-            match self.results.recv_timeout(LOOK_EVERY) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(io_error("writing a batch", "the writing thread has ended".to_owned()));
-                }
-                Err(RecvTimeoutError::Timeout) if self.failure.sled_panicked() => {
-                    return Err(io_error("writing a batch", "a background thread of sled panicked".to_owned()));
-                }
-                Err(RecvTimeoutError::Timeout) if waiting.elapsed() >= SYNC_LIMIT => {
-                    return Err(StoreError::SyncTooSlow { limit_s: SYNC_LIMIT.as_secs() });
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+        wait_for(&self.results, &self.failure)
+    }
+}
+
+/// Waits for what a writing thread answers, at most [`SYNC_LIMIT`]. After an `Err` it must not be called again: a late
+/// answer would be taken for the next one.
+pub(in crate::store) fn wait_for(results: &Receiver<Result<(), StoreError>>, failure: &Failure) -> Result<(), StoreError> {
+    let waiting = Stopwatch::start();
+    loop {
+        match results.recv_timeout(LOOK_EVERY) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io_error("writing a batch", "the writing thread has ended".to_owned()));
             }
+            Err(RecvTimeoutError::Timeout) if failure.sled_panicked() => {
+                return Err(io_error("writing a batch", "a background thread of sled panicked".to_owned()));
+            }
+            Err(RecvTimeoutError::Timeout) if waiting.elapsed() >= SYNC_LIMIT => {
+                return Err(StoreError::SyncTooSlow { limit_s: SYNC_LIMIT.as_secs() });
+            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
@@ -124,7 +137,7 @@ impl Drop for Committer {
 }
 
 impl Writer {
-    fn run(self, jobs: &Receiver<Job>, results: &SyncSender<Result<(), StoreError>>) {
+    fn run(mut self, jobs: &Receiver<Job>, results: &SyncSender<Result<(), StoreError>>) {
         for job in jobs {
             let result = catch_unwind(AssertUnwindSafe(|| self.make_durable(job)))
                 .unwrap_or_else(|panic| Err(io_error("writing a batch", panic_text(&*panic))));
@@ -138,7 +151,8 @@ impl Writer {
         drop(results.send(closed));
     }
 
-    fn make_durable(&self, job: Job) -> Result<(), StoreError> {
+    fn make_durable(&mut self, job: Job) -> Result<(), StoreError> {
+        self.archive.append(&job.archive)?;
         {
             // Readers see a batch as a whole: sled alone locks per row read, not per scan. A panic in here
             // poisons the lock, so what is half applied is never read.
@@ -146,8 +160,14 @@ impl Writer {
             self.db.apply_batch(job.batch).map_err(|e| sled_error("applying a batch", e))?;
             take_over(&mut large, job.large);
         }
+        crash::point(Point::Applied);
+        if !job.durable {
+            return Ok(());
+        }
         self.db.flush().map_err(|e| sled_error("flushing a batch", e))?;
+        crash::point(Point::Flushed);
         self.file.sync_data().map_err(failed("syncing db of the store"))?;
+        crash::point(Point::Synced);
         self.mark.set(job.count).map_err(failed("writing COMMITTED of the store"))
     }
 
@@ -162,6 +182,7 @@ impl Writer {
         drop(db);
         file.sync_data().map_err(failed("syncing db of the store"))?;
         mark.sync().map_err(failed("syncing COMMITTED of the store"))?;
+        crash::point(Point::FinalFlush);
         directory::check_no_blobs(&dir)
     }
 }

@@ -45,17 +45,17 @@ pub(super) enum State {
 }
 
 /// What must be wrong with the directory `dir`, and what an operator can do.
-pub(super) fn corrupt(dir: &Path, what: impl Into<String>) -> StoreError {
+pub(in crate::store) fn corrupt(dir: &Path, what: impl Into<String>) -> StoreError {
     StoreError::Corrupt { path: dir.to_owned(), what: what.into(), remedy: RESTORE.to_owned() }
 }
 
 /// Names what was being done in an I/O error.
-pub(super) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
+pub(in crate::store) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |source| StoreError::Io { doing, source }
 }
 
 /// Makes the entries of `dir` (created, renamed files) durable.
-pub(super) fn sync_directory(dir: &Path) -> Result<(), StoreError> {
+pub(in crate::store) fn sync_directory(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(failed("syncing the store directory"))
 }
 

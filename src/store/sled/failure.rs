@@ -26,7 +26,7 @@ const SLED_FLUSHER: &str = "log flusher";
 static SLED_PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Whether this store has failed, and how.
-pub(super) struct Failure {
+pub(in crate::store) struct Failure {
     first: OnceLock<String>,
     /// It was the storage that failed, not the caller that asked for too much.
     storage: AtomicBool,
@@ -42,7 +42,7 @@ impl Failure {
 
     /// # Errors
     /// [`StoreError::Poisoned`] once anything has failed.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    pub(in crate::store) fn check(&self) -> Result<(), StoreError> {
         if self.sled_panicked() {
             self.first.get_or_init(|| "a background thread of sled panicked".to_owned());
         }
@@ -62,7 +62,7 @@ impl Failure {
     }
 
     /// Keeps `error` as the first failure, with its causes, and hands it on.
-    pub(super) fn note(&self, error: StoreError) -> StoreError {
+    pub(in crate::store) fn note(&self, error: StoreError) -> StoreError {
         let mut text = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(inner) = cause {

@@ -22,13 +22,13 @@ const SLOTS: u64 = 2;
 const SLOT_BYTES: usize = 12;
 
 /// The open file.
-pub(super) struct Mark {
+pub(in crate::store) struct Mark {
     file: File,
 }
 
 impl Mark {
     /// Writes a new file that says 0, durably but for its directory entry.
-    pub(super) fn create(dir: &Path) -> io::Result<Mark> {
+    pub(in crate::store) fn create(dir: &Path) -> io::Result<Mark> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(dir.join(FILE_NAME))?;
@@ -42,7 +42,7 @@ impl Mark {
     }
 
     /// Opens the file and returns its count; `None` when neither slot is whole.
-    pub(super) fn open(dir: &Path) -> io::Result<Option<(Mark, u64)>> {
+    pub(in crate::store) fn open(dir: &Path) -> io::Result<Option<(Mark, u64)>> {
         let file = OpenOptions::new().read(true).write(true).open(dir.join(FILE_NAME))?;
         let mut count = None;
         for slot in 0..SLOTS {
@@ -57,7 +57,7 @@ impl Mark {
     }
 
     /// Notes that `count` commits are durable.
-    pub(super) fn set(&self, count: u64) -> io::Result<()> {
+    pub(in crate::store) fn set(&self, count: u64) -> io::Result<()> {
         self.file.write_all_at(&encode(count), count % SLOTS * SLOT_STRIDE)
     }
 

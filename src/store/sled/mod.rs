@@ -12,6 +12,7 @@
 //! Must never: start empty where something was; return from `commit` before the batch survives a power
 //! cut; touch the disk after a failure.
 
+mod archive;
 mod commit;
 mod directory;
 mod failure;
@@ -24,15 +25,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 pub use self::commit::SYNC_LIMIT;
+pub(in crate::store) use self::commit::wait_for;
+pub(in crate::store) use self::directory::{corrupt, failed, sync_directory};
+pub(in crate::store) use self::failure::Failure;
+pub(in crate::store) use self::mark::Mark;
 pub use self::rows::CHUNK_BYTES;
 pub(in crate::store) use self::rows::check_limits;
 
 use self::commit::{Committer, Job, sled_error};
-use self::directory::{State, corrupt};
-use self::failure::{Failure, panic_text};
-use self::mark::Mark;
+use self::directory::State;
+use self::failure::panic_text;
 use self::rows::{Large, LargeValues};
 use super::{Batch, Row, Store, StoreError, record};
+use crate::crash::{self, Point};
 
 /// How a store is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,11 +89,21 @@ impl SledStore {
     /// # Errors
     /// [`StoreError::Locked`] at once when another store has the directory; [`StoreError::NewerFormat`];
     /// [`StoreError::Corrupt`] when anything is missing, damaged or older than what was committed;
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`]. A store with a journal in front is refused: what is in the journal only would be missing.
     pub fn open(dir: &Path, settings: SledSettings) -> Result<SledStore, StoreError> {
+        let store = Self::open_behind_a_journal(dir, settings)?;
+        match store.journal_position()? {
+            None => Ok(store),
+            Some(_) => Err(corrupt(dir, "it has a journal, which is not read here")),
+        }
+    }
+
+    /// As [`SledStore::open`], for whoever reads the journal.
+    pub(in crate::store) fn open_behind_a_journal(dir: &Path, settings: SledSettings) -> Result<SledStore, StoreError> {
         check_settings(&settings)?;
         directory::create(dir)?;
         let lock = directory::lock(dir)?;
+        crash::point(Point::Locked);
         let failure = Arc::new(Failure::none());
         let (db, mark, count) = match directory::state(dir)? {
             Some(State::Ready) => open_ready(dir, &settings)?,
@@ -106,6 +121,7 @@ impl SledStore {
         let committer = Committer::start(dir, db.clone(), mark, Arc::clone(&large), Arc::clone(&failure))?;
         let lane = Mutex::new(Lane { committer, count });
         failure.check()?;
+        crash::point(Point::Opened);
         Ok(SledStore { dir: dir.to_owned(), db, lane, large, failure, _lock: lock })
     }
 
@@ -120,6 +136,47 @@ impl SledStore {
     /// [`StoreError::Io`].
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
         self.db.size_on_disk().map_err(|e| sled_error("measuring the store", e))
+    }
+
+    /// The newest file of the journal in front that is covered; `None` if there has never been a journal.
+    pub(in crate::store) fn journal_position(&self) -> Result<Option<u64>, StoreError> {
+        let row = self.read(|_| self.db.get(rows::JOURNAL_KEY).map_err(|e| damaged(&self.dir, e)))?;
+        let position = |row: ::sled::IVec| row.as_ref().try_into().map(u64::from_be_bytes);
+        row.map(position).transpose().map_err(|_| corrupt(&self.dir, "the position of the journal in db is damaged"))
+    }
+
+    /// Says for the first time that there is a journal.
+    pub(in crate::store) fn set_journal_position(&self, position: u64) -> Result<(), StoreError> {
+        self.commit_covering(&Batch::default(), position)
+    }
+
+    /// Readers see the batch when it returns; a crash may undo it.
+    pub(in crate::store) fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.write(batch, None, false)
+    }
+
+    /// Commits, together with everything that was applied before, and notes in the same batch that the journal is
+    /// covered up to the file `through`.
+    pub(in crate::store) fn commit_covering(&self, batch: &Batch, through: u64) -> Result<(), StoreError> {
+        self.write(batch, Some(through), true)
+    }
+
+    pub(in crate::store) fn failure(&self) -> Arc<Failure> {
+        Arc::clone(&self.failure)
+    }
+
+    fn write(&self, batch: &Batch, journal: Option<u64>, durable: bool) -> Result<(), StoreError> {
+        let Ok(mut lane) = self.lane.lock() else {
+            return Err(StoreError::Poisoned { first: "a panic during a commit".to_owned() });
+        };
+        self.failure.check()?;
+        let count = lane.count + 1;
+        let archive = batch.archive.clone();
+        let laid_out = rows::lay_out(batch, count, journal, &*self.readable()?);
+        let written = laid_out.and_then(|(batch, large)| lane.committer.run(Job { batch, large, count, archive, durable }));
+        written.map_err(|error| self.failure.note(error))?;
+        lane.count = count;
+        Ok(())
     }
 
     /// Runs a read; any failure of it fails the store, since what it could not read is part of its state.
@@ -187,19 +244,10 @@ impl Store for SledStore {
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let Ok(mut lane) = self.lane.lock() else {
-            return Err(StoreError::Poisoned { first: "a panic during a commit".to_owned() });
-        };
-        self.failure.check()?;
         if batch.is_empty() {
-            return Ok(());
+            return self.failure.check();
         }
-        let count = lane.count + 1;
-        let laid_out = rows::lay_out(batch, count, &*self.readable()?);
-        let committed = laid_out.and_then(|(batch, large)| lane.committer.run(Job { batch, large, count }));
-        committed.map_err(|error| self.failure.note(error))?;
-        lane.count = count;
-        Ok(())
+        self.write(batch, None, true)
     }
 }
 
@@ -219,6 +267,7 @@ fn create(dir: &Path, settings: &SledSettings) -> Result<(::sled::Db, Mark, u64)
     db.insert(rows::COUNT_KEY, &0_u64.to_be_bytes()).map_err(|e| sled_error("writing the first row", e))?;
     db.flush().map_err(|e| sled_error("flushing the first row", e))?;
     std::fs::File::open(dir.join(directory::DB)).and_then(|db| db.sync_all()).map_err(directory::failed("syncing db of the store"))?;
+    crash::point(Point::Creating);
     let mark = Mark::create(dir).map_err(directory::failed("creating COMMITTED of the store"))?;
     directory::sync_creation(dir)?;
     directory::set_state(dir, State::Ready)?;
@@ -240,6 +289,7 @@ fn open_ready(dir: &Path, settings: &SledSettings) -> Result<(::sled::Db, Mark, 
     if count < committed {
         return Err(corrupt(dir, format!("db opens with {count} commits, but {committed} were durable")));
     }
+    crash::point(Point::DatabaseOpen);
     // sled has written and renamed a snapshot.
     directory::sync_directory(dir)?;
     Ok((db, mark, count))

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::directory::{self, corrupt};
 use super::failure::{self, panic_text};
+use crate::crash::{self, Point};
 use crate::model::time::Stopwatch;
 use crate::store::StoreError;
 
@@ -31,6 +32,7 @@ const FLUSH_EVERY_MS: u64 = 500;
 pub(super) fn database(dir: &Path, cache_bytes: u64, segment_bytes: usize) -> Result<::sled::Db, StoreError> {
     let config =
         ::sled::Config::new().path(dir).cache_capacity(cache_bytes).segment_size(segment_bytes).flush_every_ms(Some(FLUSH_EVERY_MS));
+    crash::point(Point::Opening);
     let (tx, rx) = mpsc::sync_channel(1);
     let spawned = thread::Builder::new().name(failure::OPENING_THREAD.to_owned()).spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(|| open_when_closed(&config)));

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! 00                      commit count, in every batch
+//! 00 01                   the newest file that is covered of a journal in front
 //! 01 key                  the value; empty for a large one (the row holds its place in scans)
 //! 02 key                  for a large value: length u64, crc32 u32 (big-endian)
 //! 03 key chunk-number u32 for a large value: its chunks
@@ -24,6 +25,7 @@ use crate::store::{Batch, MAX_KEY_BYTES, MAX_VALUE_BYTES, StoreError};
 pub const CHUNK_BYTES: usize = 30 * 1024;
 
 pub(super) const COUNT_KEY: &[u8] = &[0];
+pub(super) const JOURNAL_KEY: &[u8] = &[0, 1];
 const ROW: u8 = 1;
 const LARGE: u8 = 2;
 const CHUNK: u8 = 3;
@@ -87,7 +89,12 @@ pub(super) fn chunk_key(key: &[u8], chunk: u32) -> Vec<u8> {
 ///
 /// # Errors
 /// [`StoreError::TooLarge`] for a key or value over the limits of the port.
-pub(super) fn lay_out(batch: &Batch, count: u64, known: &LargeValues) -> Result<(::sled::Batch, LargeChanges), StoreError> {
+pub(super) fn lay_out(
+    batch: &Batch,
+    count: u64,
+    journal: Option<u64>,
+    known: &LargeValues,
+) -> Result<(::sled::Batch, LargeChanges), StoreError> {
     let mut out = ::sled::Batch::default();
     let mut changes = LargeChanges::new();
     for (key, value) in &batch.writes {
@@ -121,6 +128,9 @@ pub(super) fn lay_out(batch: &Batch, count: u64, known: &LargeValues) -> Result<
         }
     }
     out.insert(COUNT_KEY, &count.to_be_bytes());
+    if let Some(through) = journal {
+        out.insert(JOURNAL_KEY, &through.to_be_bytes());
+    }
     Ok((out, changes))
 }
 

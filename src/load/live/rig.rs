@@ -1,0 +1,504 @@
+//! The rig: both ends of a service at a real broker. A producer with a window of confirms, a listener that takes what
+//! is published, and a gauge that reads the depth of the queues.
+//!
+//! Never here: what is sent, and for how long. Nothing in it waits without a limit: what fails ends the run.
+//!
+//! ```text
+//!  world ─▶ producer ─▶ events ─▶ [ service or bare relay ] ─▶ status ─▶ audit queue ─▶ listener ─▶ books
+//!                          └──── depth of both lanes ──▶ gauge         dead letters ─▶ listener ─▶ books
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::books::{Books, MARKER};
+use super::world::{Event, Run, World};
+use crate::broker::Lane;
+use crate::broker::amqp::Endpoint;
+use crate::broker::amqp::connection::{AmqpError, Connection, call};
+use crate::broker::amqp::declare;
+use crate::broker::amqp::settings::{TimeOuts, Tls};
+use crate::broker::topology::{TENANT_HEADER, Topology};
+use crate::model::time::{Stopwatch, system_now};
+
+/// Publications under way: beyond a thousand throughput no longer grows.
+const WINDOW: usize = 2_000;
+/// Handed to the client at a time.
+pub const TURN: usize = 64;
+/// Often enough that a window of [`WATER`] never runs dry between two readings.
+const GAUGE_EVERY: Duration = Duration::from_millis(50);
+/// Messages that wait in the two lanes at saturation: at least so many that none of them runs dry between two readings,
+/// at most so many that the broker keeps them in memory.
+pub const WATER: std::ops::RangeInclusive<u64> = 500..=6_000;
+/// Published messages taken at a time, under one lock of the books.
+const CHUNK: usize = 256;
+/// Without any progress for this long, whatever is awaited is not coming.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A reading of the gauge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    pub at_us: u64,
+    /// Events that the broker has confirmed to us.
+    pub confirmed: u64,
+    /// Events that wait in the two lanes.
+    pub waiting: u64,
+    /// Messages that have been published in answer.
+    pub outbound: u64,
+    /// Reports and decisions without an answer.
+    pub unanswered: u64,
+}
+
+pub struct Rig {
+    pub world: World,
+    pub books: Arc<Mutex<Books>>,
+    clock: Stopwatch,
+    topology: Topology,
+    producer: Producer,
+    gauge: watch::Receiver<Depth>,
+    readings: Arc<Mutex<Vec<Depth>>>,
+    control: Connection,
+    _publishing: Connection,
+    tasks: Vec<JoinHandle<anyhow::Result<()>>>,
+    markers: u32,
+}
+
+/// Where, and under which names.
+pub struct Site {
+    pub endpoint: Endpoint,
+    pub topology: Topology,
+    /// The queues are made anew, and removed at the end.
+    pub owned: bool,
+}
+
+impl Rig {
+    /// Declares what is needed and begins to listen.
+    pub async fn open(site: &Site, world: World, run: Run, clock: Stopwatch) -> anyhow::Result<Self> {
+        let open = async |name: &str| Connection::open(&site.endpoint, name, &Tls::default(), TimeOuts::default()).await.map_err(whole);
+        let (control, publishing) = (open("load listener").await?, open("load producer").await?);
+        if site.owned {
+            remove(&control, &site.topology).await?;
+            declare::apply(&control, &site.topology).await.map_err(whole)?;
+        }
+        declare_audit(&control, &site.topology).await?;
+        let books = Arc::new(Mutex::new(Books::new(run)));
+        let mut tasks = Vec::new();
+        for (queue, source) in [(audit_queue(&site.topology), Source::Status), (site.topology.dead_letters(), Source::DeadLetters)] {
+            let channel = control.lasting_channel().await.map_err(whole)?;
+            // nothing is kept back by acks: the listener is no part of what is measured
+            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            let consuming = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+            let consumer = call(format!("consuming {queue}"), control.time_outs(), consuming).await.map_err(whole)?;
+            tasks.push(tokio::spawn(listen(consumer, source, Arc::clone(&books), clock)));
+        }
+        let channel = publishing.lasting_channel().await.map_err(whole)?;
+        call("asking for confirms", publishing.time_outs(), channel.confirm_select(ConfirmSelectOptions::default()))
+            .await
+            .map_err(whole)?;
+        let confirmed = Arc::new(AtomicU64::new(0));
+        let producer =
+            Producer { channel, exchange: site.topology.events(), flights: FuturesUnordered::new(), confirmed: Arc::clone(&confirmed) };
+        let (read, gauge) = watch::channel(Depth::default());
+        let readings = Arc::new(Mutex::new(Vec::new()));
+        let gauging = Gauging {
+            channel: control.lasting_channel().await.map_err(whole)?,
+            queues: [Lane::Reports, Lane::Surveys].map(|lane| site.topology.queue(0, lane)),
+            confirmed,
+            books: Arc::clone(&books),
+            clock,
+            readings: Arc::clone(&readings),
+            read,
+        };
+        tasks.push(tokio::spawn(gauging.run()));
+        let topology = site.topology.clone();
+        Ok(Self { world, books, clock, topology, producer, gauge, readings, control, _publishing: publishing, tasks, markers: 0 })
+    }
+
+    pub fn now_us(&self) -> u64 {
+        micros(self.clock)
+    }
+
+    pub fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every reading since the beginning.
+    pub fn readings(&self) -> Vec<Depth> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn depth(&self) -> Depth {
+        *self.gauge.borrow()
+    }
+
+    /// Waits for the next reading, and takes the confirms that come meanwhile.
+    pub async fn reading(&mut self) -> anyhow::Result<Depth> {
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                changed = self.gauge.changed() => match changed {
+                    Ok(()) => return Ok(*self.gauge.borrow_and_update()),
+                    Err(_) => break,
+                },
+                Some(landed) = self.producer.flights.next(), if !self.producer.flights.is_empty() => self.producer.landed(landed, true)?,
+                () = &mut patience => break,
+            }
+        }
+        Err(self.failure().await)
+    }
+
+    /// Lets time pass, and takes the confirms that come meanwhile.
+    pub async fn pause(&mut self, pause: Duration) -> anyhow::Result<()> {
+        let pause = tokio::time::sleep(pause);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return Ok(()),
+                Some(landed) = self.producer.flights.next(), if !self.producer.flights.is_empty() => self.producer.landed(landed, true)?,
+            }
+        }
+    }
+
+    /// Notes events in the books and hands them to the broker, each with the time at which it should have been sent.
+    pub async fn send(&mut self, events: Vec<(Event, u64)>) -> anyhow::Result<()> {
+        {
+            let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+            for (event, intended_us) in &events {
+                books.note(event.tenant, event.kind, *intended_us);
+            }
+        }
+        self.producer.send(events.into_iter().map(|(event, _)| event)).await
+    }
+
+    /// Sends events as fast as they are taken.
+    pub async fn send_all(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
+        let mut events = events.into_iter().peekable();
+        while events.peek().is_some() {
+            let now_us = self.now_us();
+            let turn = events.by_ref().take(TURN).map(|event| (event, now_us)).collect();
+            self.send(turn).await?;
+        }
+        self.producer.confirm_all().await
+    }
+
+    /// Waits until nothing waits in the lanes any more.
+    pub async fn drained(&mut self) -> anyhow::Result<()> {
+        self.producer.confirm_all().await?;
+        let (mut least, mut since) = (u64::MAX, Stopwatch::start());
+        loop {
+            // the one after the next was certainly begun after the last confirm
+            self.reading().await?;
+            let depth = self.reading().await?;
+            if depth.waiting == 0 {
+                return Ok(());
+            }
+            if depth.waiting < least {
+                (least, since) = (depth.waiting, Stopwatch::start());
+            } else if since.elapsed() > PATIENCE {
+                bail!("{least} events wait in the queues and nobody takes them");
+            }
+        }
+    }
+
+    /// Brings every report to its end: asks, sees where each is, does what is needed, asks again.
+    pub async fn settle(&mut self) -> anyhow::Result<()> {
+        self.world.forget_steps();
+        self.producer.confirm_all().await?;
+        // the longest way: approve, survey, retry, survey, resolve
+        for _ in 0..8 {
+            self.passed().await?;
+            let standings = self.books().standings().to_vec();
+            let asked = self.world.ask(&standings, system_now());
+            if asked.is_empty() {
+                return Ok(());
+            }
+            self.send_all(asked).await?;
+            self.passed().await?;
+            let standings = self.books().standings().to_vec();
+            let mended = self.world.mend(&standings, system_now());
+            self.send_all(mended).await?;
+        }
+        self.passed().await
+    }
+
+    /// Waits until the service is through with everything sent: rubbish sent behind it has come back as a dead letter,
+    /// and every report and decision is answered. Answers that never come are for the audit to find.
+    async fn passed(&mut self) -> anyhow::Result<()> {
+        self.markers += 1;
+        let markers = ["agent.surveyed", "marker"].map(|kind| (kind, format!("{} {kind}", self.markers)));
+        for (kind, marker) in &markers {
+            let event = Rubbish { routing_key: format!("{kind}.0.0"), body: format!("{MARKER}{marker}") };
+            self.producer.send_rubbish(event).await?;
+        }
+        self.producer.confirm_all().await?;
+        let (mut seen, mut since) = (0, Stopwatch::start());
+        loop {
+            let depth = self.reading().await?;
+            let (through, unanswered) = {
+                let books = self.books();
+                (markers.iter().all(|(_, marker)| books.has_marker(marker)), books.unanswered())
+            };
+            if through && unanswered == 0 {
+                return Ok(());
+            }
+            let progress = depth.outbound.wrapping_sub(depth.waiting).wrapping_sub(unanswered);
+            if progress != seen {
+                (seen, since) = (progress, Stopwatch::start());
+            } else if since.elapsed() > PATIENCE {
+                if through {
+                    return Ok(());
+                }
+                bail!("the service has not come to the end of its queues: {} events wait, and nothing moves", depth.waiting);
+            }
+        }
+    }
+
+    /// Takes what has been published by a service that has stopped, to the last message.
+    pub async fn listen_to_the_end(&mut self) -> anyhow::Result<()> {
+        self.markers += 1;
+        let marker = format!("{} end", self.markers);
+        // behind everything else in each of the two queues; what the listener makes of either is noted as a marker
+        for queue in [audit_queue(&self.topology), self.topology.dead_letters()] {
+            let body = format!("{MARKER}{marker} {queue}");
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let sent =
+                self.producer.channel.basic_publish("".into(), queue.as_str().into(), options, body.as_bytes(), BasicProperties::default());
+            let confirm = sent.await.context("publishing the end")?;
+            anyhow::ensure!(confirm.await.context("publishing the end")? == Confirmation::Ack(None), "queue {queue} is gone");
+        }
+        let since = Stopwatch::start();
+        loop {
+            self.reading().await?;
+            let queues = [audit_queue(&self.topology), self.topology.dead_letters()];
+            if queues.iter().all(|queue| self.books().has_marker(&format!("{marker} {queue}"))) {
+                return Ok(());
+            }
+            anyhow::ensure!(since.elapsed() < PATIENCE, "what was published does not come to its end");
+        }
+    }
+
+    /// Removes what was declared.
+    pub async fn close(mut self, site: &Site) -> anyhow::Result<()> {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        let channel = self.control.channel().await.map_err(whole)?;
+        let queue = audit_queue(&site.topology);
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.context("removing the audit queue")?;
+        if site.owned {
+            remove(&self.control, &site.topology).await?;
+        }
+        Ok(())
+    }
+
+    /// Why a task has ended.
+    async fn failure(&mut self) -> anyhow::Error {
+        for task in &mut self.tasks {
+            if task.is_finished()
+                && let Ok(Err(error)) = task.await
+            {
+                return error;
+            }
+        }
+        anyhow::anyhow!("the broker no longer answers")
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+pub fn whole(error: AmqpError) -> anyhow::Error {
+    anyhow::Error::new(crate::load::live::BrokerFailed(error.chain()))
+}
+
+fn micros(clock: Stopwatch) -> u64 {
+    u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn audit_queue(topology: &Topology) -> String {
+    format!("{}.audit", topology.prefix())
+}
+
+/// The listener's queue: as durable as any consumer's who must not miss a page.
+async fn declare_audit(connection: &Connection, topology: &Topology) -> anyhow::Result<()> {
+    let channel = connection.channel().await.map_err(whole)?;
+    let queue = audit_queue(topology);
+    // what an earlier run has left there is of no use
+    channel
+        .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+        .await
+        .context("removing the audit queue of an earlier run")?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let declaring = channel.queue_declare(queue.as_str().into(), options, arguments);
+    call(format!("declaring {queue}"), connection.time_outs(), declaring).await.map_err(whole)?;
+    let binding = channel.queue_bind(
+        queue.as_str().into(),
+        topology.status().as_str().into(),
+        "#".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    call(format!("binding {queue}"), connection.time_outs(), binding).await.map_err(whole)
+}
+
+/// Everything of the topology, with what is in it.
+async fn remove(connection: &Connection, topology: &Topology) -> anyhow::Result<()> {
+    let channel = connection.channel().await.map_err(whole)?;
+    for queue in &topology.queues {
+        channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default()).await.context("removing a queue")?;
+    }
+    for exchange in &topology.exchanges {
+        channel.exchange_delete(exchange.name.as_str().into(), ExchangeDeleteOptions::default()).await.context("removing an exchange")?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Status,
+    DeadLetters,
+}
+
+async fn listen(consumer: lapin::Consumer, source: Source, books: Arc<Mutex<Books>>, clock: Stopwatch) -> anyhow::Result<()> {
+    let mut chunks = consumer.ready_chunks(CHUNK);
+    while let Some(chunk) = chunks.next().await {
+        let now_us = micros(clock);
+        let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
+        for delivery in chunk {
+            let body = delivery.context("listening")?.data;
+            match source {
+                Source::Status if !body.starts_with(MARKER.as_bytes()) => books.published(&body, now_us),
+                Source::Status | Source::DeadLetters => books.dead_lettered(&body),
+            }
+        }
+    }
+    bail!("the broker has ended a consumer of the load run")
+}
+
+struct Gauging {
+    channel: Channel,
+    queues: [String; 2],
+    confirmed: Arc<AtomicU64>,
+    books: Arc<Mutex<Books>>,
+    clock: Stopwatch,
+    readings: Arc<Mutex<Vec<Depth>>>,
+    read: watch::Sender<Depth>,
+}
+
+impl Gauging {
+    async fn run(self) -> anyhow::Result<()> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        loop {
+            // before asking: what is confirmed after this is not counted as waiting, nor as taken
+            let confirmed = self.confirmed.load(Relaxed);
+            let mut waiting = 0;
+            for queue in &self.queues {
+                let asked = self.channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
+                waiting += u64::from(asked.await.with_context(|| format!("reading the depth of {queue}"))?.message_count());
+            }
+            let (outbound, unanswered) = {
+                let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+                (books.outbound().0, books.unanswered())
+            };
+            let depth = Depth { at_us: micros(self.clock), confirmed, waiting, outbound, unanswered };
+            self.readings.lock().unwrap_or_else(PoisonError::into_inner).push(depth);
+            self.read.send_replace(depth);
+            tokio::time::sleep(GAUGE_EVERY).await;
+        }
+    }
+}
+
+struct Rubbish {
+    routing_key: String,
+    body: String,
+}
+
+struct Producer {
+    channel: Channel,
+    exchange: String,
+    flights: FuturesUnordered<BoxFuture<'static, lapin::Result<Confirmation>>>,
+    confirmed: Arc<AtomicU64>,
+}
+
+impl Producer {
+    async fn send(&mut self, events: impl Iterator<Item = Event>) -> anyhow::Result<()> {
+        for event in events {
+            let mut headers = FieldTable::default();
+            headers.insert(TENANT_HEADER.into(), AMQPValue::LongString(event.tenantid.into()));
+            self.start(event.routing_key, event.body, headers).await;
+        }
+        while let Some(Some(landed)) = self.flights.next().now_or_never() {
+            self.landed(landed, true)?;
+        }
+        while self.flights.len() > WINDOW {
+            self.next(true).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for every confirm.
+    async fn confirm_all(&mut self) -> anyhow::Result<()> {
+        while !self.flights.is_empty() {
+            self.next(true).await?;
+        }
+        Ok(())
+    }
+
+    /// Not counted: what is rubbish on purpose is no event.
+    async fn send_rubbish(&mut self, rubbish: Rubbish) -> anyhow::Result<()> {
+        self.confirm_all().await?;
+        self.start(rubbish.routing_key, rubbish.body.into_bytes(), FieldTable::default()).await;
+        self.next(false).await
+    }
+
+    async fn start(&mut self, routing_key: String, body: Vec<u8>, headers: FieldTable) {
+        let properties =
+            BasicProperties::default().with_delivery_mode(2).with_content_type("application/cloudevents+json".into()).with_headers(headers);
+        let (channel, exchange) = (self.channel.clone(), self.exchange.clone());
+        let mut flight = async move {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let written = channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties);
+            written.await?.await
+        }
+        .boxed();
+        // the first poll queues the frames: one after the other here, so that the steps of a report keep their order
+        match std::future::poll_fn(|cx| std::task::Poll::Ready(flight.as_mut().poll(cx))).await {
+            std::task::Poll::Ready(landed) => self.flights.push(std::future::ready(landed).boxed()),
+            std::task::Poll::Pending => self.flights.push(flight),
+        }
+    }
+
+    async fn next(&mut self, counted: bool) -> anyhow::Result<()> {
+        match tokio::time::timeout(PATIENCE, self.flights.next()).await {
+            Ok(Some(landed)) => self.landed(landed, counted),
+            Ok(None) => Ok(()),
+            Err(_) => bail!("the broker has confirmed nothing for {} s", PATIENCE.as_secs()),
+        }
+    }
+
+    fn landed(&self, landed: lapin::Result<Confirmation>, counted: bool) -> anyhow::Result<()> {
+        let confirmation = landed.context("publishing")?;
+        anyhow::ensure!(confirmation == Confirmation::Ack(None), "the broker refused or returned an event: {confirmation:?}");
+        self.confirmed.fetch_add(u64::from(counted), Relaxed);
+        Ok(())
+    }
+}

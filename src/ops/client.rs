@@ -1,0 +1,139 @@
+//! The other side of the port: asks a running service what a stopped one's store would be asked.
+//!
+//! Never here: TLS (what stands before the port speaks it), redirects, or an answer without a bound.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONNECTION, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::api::NEXT;
+use super::inspect::{Format, Out, Question, Told};
+
+/// For one page; the port itself answers within some seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Far above what one page may be.
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// `http://host:port`, and nothing behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpsUrl {
+    /// `host:port`
+    authority: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected http://host:port, as in http://127.0.0.1:9464")]
+pub struct OpsUrlError;
+
+impl FromStr for OpsUrl {
+    type Err = OpsUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let authority = text.strip_prefix("http://").ok_or(OpsUrlError)?.trim_end_matches('/');
+        let (host, port) = authority.rsplit_once(':').ok_or(OpsUrlError)?;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
+        if host.is_empty() || !host.bytes().all(fits) || port.parse::<u16>().is_err() {
+            return Err(OpsUrlError);
+        }
+        Ok(Self { authority: authority.to_owned() })
+    }
+}
+
+impl fmt::Display for OpsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("{url} cannot be reached")]
+    Unreachable {
+        url: OpsUrl,
+        #[source]
+        source: anyhow::Error,
+    },
+    #[error("{url} does not let us in: {why}")]
+    Denied { url: OpsUrl, why: String },
+    #[error("{url} answers {status}: {why}")]
+    Refused { url: OpsUrl, status: StatusCode, why: String },
+    #[error("writing the answer")]
+    Output(#[source] anyhow::Error),
+}
+
+struct Reply {
+    status: StatusCode,
+    next: Option<String>,
+    body: String,
+}
+
+/// Asks, page after page, and hands on what is told.
+pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format: Format, out: &mut dyn Out) -> Result<Told, AskError> {
+    let format = match format {
+        Format::Json => "json",
+        Format::Table => "table",
+    };
+    let mut after = String::new();
+    loop {
+        let path = format!("{question}format={format}{after}");
+        let reply = tokio::time::timeout(PATIENCE, get(url, token, &path)).await;
+        let reply = reply.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())));
+        let Reply { status, next, body } = reply.map_err(|source| AskError::Unreachable { url: url.clone(), source })?;
+        let why = || body.trim_end().to_owned();
+        match status {
+            StatusCode::OK => out.text(&body).map_err(AskError::Output)?,
+            StatusCode::NOT_FOUND => return Ok(Told::Unknown(why())),
+            StatusCode::UNAUTHORIZED | StatusCode::MISDIRECTED_REQUEST => return Err(AskError::Denied { url: url.clone(), why: why() }),
+            status => return Err(AskError::Refused { url: url.clone(), status, why: why() }),
+        }
+        match next {
+            Some(next) if !out.is_closed() => after = format!("&after={next}"),
+            Some(_) | None => return Ok(Told::All),
+        }
+    }
+}
+
+async fn get(url: &OpsUrl, token: Option<&str>, path: &str) -> anyhow::Result<Reply> {
+    let stream = TcpStream::connect(&url.authority).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driving = tokio::spawn(connection);
+    let mut request = Request::get(path).header(HOST, &url.authority).header(CONNECTION, "close");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status();
+    let next = response.headers().get(NEXT).and_then(|next| next.to_str().ok()).map(str::to_owned);
+    let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
+    driving.abort();
+    Ok(Reply { status, next, body: String::from_utf8(body.to_vec())? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (text, taken) in [
+            ("http://127.0.0.1:9464", Some("http://127.0.0.1:9464")),
+            ("http://[::1]:9464/", Some("http://[::1]:9464")),
+            ("http://ops.example:80", Some("http://ops.example:80")),
+            ("https://127.0.0.1:9464", None),
+            ("http://127.0.0.1", None),
+            ("http://user:secret@host:80", None),
+            ("http://host:80/path", None),
+            ("127.0.0.1:9464", None),
+        ] {
+            assert_eq!(text.parse::<OpsUrl>().ok().map(|url| url.to_string()).as_deref(), taken, "{text}");
+        }
+    }
+}

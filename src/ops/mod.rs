@@ -1,0 +1,28 @@
+//! The ops port: how a running service is watched and asked. Health, metrics, the questions of `inspect` and one page for
+//! people, over HTTP.
+//!
+//! ```text
+//! /livez /readyz /startupz      probes; no token
+//! /metrics                      OpenMetrics
+//! /                             the status page
+//! /api/v1/…                     what `inspect` and `explain` answer, a page at a time
+//! ```
+//!
+//! Reading only, beside the engine and never in its way: figures come from atomics, rows from committed batches, one
+//! question at a time and each with a budget of rows.
+//!
+//! Never here: a write, a decision, a secret, or a reason to restart that a restart does not mend.
+
+mod access;
+mod api;
+pub mod client;
+pub mod explain;
+mod facts;
+mod health;
+pub mod inspect;
+mod metrics;
+mod page;
+pub mod port;
+mod process;
+
+pub use access::Access;

@@ -1,0 +1,161 @@
+//! Checkpoints: a frozen overlay goes into sled, on a thread of its own, and its files go.
+//!
+//! In small pieces, so that a reader never waits long for sled. The last says, in the same atomic write, up to which file
+//! sled covers the journal; until it is durable, the journal covers all of them. It does not cover what lay on sled's pages
+//! before, though, and sled gives a segment free when what was in it has moved two segments on: so it is synced on the
+//! way as well, long before it has written as much.
+//!
+//! Must never: remove a file before it is covered; let sled write two segments without a sync.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::overlay::Layer;
+use super::{Shared, half_done, log};
+use crate::store::sled::{failed, wait_for};
+use crate::store::{Batch, Store, StoreError};
+
+/// Rows applied to sled at a time: some milliseconds.
+const ROWS_A_PIECE: usize = 256;
+/// sled is synced when as many bytes of rows have been applied, or as many rows: it writes a small row with up to a page
+/// around it, a large one up to four times.
+const SYNC_EACH_BYTES: usize = 1024 * 1024;
+const SYNC_EACH_PIECES: u64 = 16;
+/// How often who waits looks whether the store has failed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A frozen overlay and the newest journal file that is in it.
+type Job = (Arc<Layer>, u64);
+
+pub(super) struct Checkpoints {
+    /// A checkpoint is begun when the overlay has as many.
+    pub bytes: u64,
+    busy: bool,
+    jobs: Option<SyncSender<Job>>,
+    done: Receiver<Result<(), StoreError>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpoints {
+    pub(super) fn start(store: &Path, shared: Arc<Shared>, bytes: u64) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::sync_channel::<Job>(1);
+        let (finished, done) = mpsc::sync_channel(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = Worker { store: store.to_owned(), shared, stop: Arc::clone(&stop) };
+        let run = move || {
+            for (frozen, through) in queue {
+                let result = worker.run(&frozen, through).map_err(|error| worker.shared.failure.note(error));
+                let failed = result.is_err();
+                if let Err(why) = worker.shared.failure.check() {
+                    // the next commit says so as well, but there may be none for a long time
+                    tracing::error!(%why, "a checkpoint has failed");
+                }
+                if finished.send(result).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("store-checkpoint".into()).spawn(run);
+        let thread = Some(thread.map_err(failed("starting the thread that writes checkpoints"))?);
+        Ok(Self { bytes, busy: false, jobs: Some(jobs), done, stop, thread })
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// There must be none under way.
+    pub(super) fn begin(&mut self, frozen: Arc<Layer>, through: u64) {
+        // a thread that has ended has closed `done` as well
+        self.busy = self.jobs.as_ref().is_some_and(|jobs| jobs.send((frozen, through)).is_ok());
+    }
+
+    /// Learns whether the one under way has ended.
+    pub(super) fn look(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        match self.done.try_recv() {
+            Ok(ended) => self.ended(ended),
+            Err(TryRecvError::Empty) => Ok(()),
+            Err(TryRecvError::Disconnected) => shared.failure.check().and_then(|()| Err(half_done())),
+        }
+    }
+
+    /// Waits for the end of the one under way. Each of its steps has a time limit.
+    pub(super) fn wait(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        while self.busy {
+            match self.done.recv_timeout(LOOK_EVERY) {
+                Ok(ended) => self.ended(ended)?,
+                Err(RecvTimeoutError::Timeout) => shared.failure.check()?,
+                Err(RecvTimeoutError::Disconnected) => return shared.failure.check().and_then(|()| Err(half_done())),
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, ended: Result<(), StoreError>) -> Result<(), StoreError> {
+        self.busy = false;
+        ended
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        // what it would still write is in the journal
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // a panic in there has been told when it happened
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    store: PathBuf,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn run(&self, frozen: &Layer, through: u64) -> Result<(), StoreError> {
+        let (mut piece, mut pieces, mut bytes) = (Batch::default(), 0, 0);
+        for (key, value) in &frozen.rows {
+            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
+            piece.writes.push((key.clone(), value.as_deref().map(<[u8]>::to_vec)));
+            let sync = bytes >= SYNC_EACH_BYTES;
+            if piece.writes.len() < ROWS_A_PIECE && !sync {
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let piece = std::mem::take(&mut piece);
+            pieces += 1;
+            if sync || pieces == SYNC_EACH_PIECES {
+                self.shared.sled.commit(&piece)?;
+                (pieces, bytes) = (0, 0);
+            } else {
+                self.shared.sled.apply(&piece)?;
+            }
+        }
+        piece.archive.clone_from(&frozen.archive);
+        self.shared.sled.commit_covering(&piece, through)?;
+        self.shared.layers.write().map_err(|_| half_done())?.frozen = None;
+        self.shared.failure.check()?;
+        self.remove_through(through)
+    }
+
+    /// On a thread of its own: a disk that hangs would hold this one for ever, and with it whoever waits for its end.
+    fn remove_through(&self, through: u64) -> Result<(), StoreError> {
+        let (done, removed) = mpsc::sync_channel(1);
+        let store = self.store.clone();
+        // nobody listens any more when it has taken too long
+        let remove = move || drop(done.send(log::remove_through(&store, through)));
+        thread::Builder::new().name("store-removal".into()).spawn(remove).map_err(failed("starting the thread that removes files"))?;
+        wait_for(&removed, &self.shared.failure)
+    }
+}

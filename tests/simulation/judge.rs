@@ -1,0 +1,470 @@
+//! The judge of what a process does between broker and disk: it sees every delivery, every durable batch, every ack and
+//! every publication, in order, and holds each against design/reliability.md (invariants by number). What the published
+//! events say is judged by the [`Story`].
+//!
+//! It shares the names of rows with the code under test and nothing else: no decoder, no decision, no counter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use remedyd::broker::{HeaderValue, Message, Settlement, Token};
+use remedyd::pipeline::rows::{OutboxRow, ParkedRow};
+use remedyd::store::{Batch, keys};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::disk::{Rows, apply};
+use super::facts::{Facts, Kind};
+use super::story::{Story, Told};
+
+/// What makes two messages the same: id and bytes.
+type Identity = (Option<String>, Vec<u8>);
+
+/// A start has taken up what it found open after this long: a slow commit takes 9 s.
+const RECOVERED_WITHIN_MS: u64 = 30_000;
+
+#[derive(Debug, Default)]
+pub struct Judge {
+    sent: Vec<Facts>,
+    /// Numbers of what was sent by (tenant, id); more than one where an id was used again with other bytes.
+    by_id: BTreeMap<(String, String), Vec<usize>>,
+    /// Numbers by inbox key.
+    by_key: BTreeMap<Vec<u8>, Vec<usize>>,
+    by_body: BTreeMap<Vec<u8>, usize>,
+    delivered: BTreeMap<(u64, u64), usize>,
+    /// The durable rows.
+    rows: Rows,
+    batches: u64,
+    /// Durable outbox rows by number, and how many hold the same message.
+    outbox: BTreeMap<u64, Identity>,
+    standing: BTreeMap<Identity, u64>,
+    /// Messages that were ever durable, with what they are.
+    ever: BTreeMap<Identity, Message>,
+    /// Numbers of events whose dead letters were ever durable.
+    dead: BTreeSet<usize>,
+    confirmed: BTreeSet<Identity>,
+    /// At the subscriber: the last sequence by subject, and the bytes by id.
+    last: BTreeMap<String, u64>,
+    arrived: BTreeMap<String, Vec<u8>>,
+    arrived_dead: BTreeSet<Identity>,
+    pub copies: u64,
+    pub messages: u64,
+    /// When the life under way began, and the attempts that were then in the field.
+    began_ms: u64,
+    left_in_field: BTreeSet<String>,
+    /// The life in which a commit failed, and when.
+    failed: Option<(u64, u64)>,
+    pub acks: u64,
+    pub story: Story,
+    pub violations: Vec<String>,
+}
+
+impl Judge {
+    pub fn violation(&mut self, what: String) {
+        if self.violations.len() < 5 {
+            self.violations.push(what);
+        }
+    }
+
+    /// Takes note of an event that is going to be published, perhaps more than once.
+    pub fn sent(&mut self, facts: Facts) -> usize {
+        let number = self.sent.len();
+        self.by_id.entry((facts.tenant.to_owned(), facts.id.clone())).or_default().push(number);
+        if !facts.id.is_empty() {
+            self.by_key.entry(inbox_key(&facts)).or_default().push(number);
+        }
+        self.by_body.insert(facts.message.body.clone(), number);
+        self.sent.push(facts);
+        number
+    }
+
+    pub fn facts(&self, number: usize) -> &Facts {
+        &self.sent[number]
+    }
+
+    pub fn sent_count(&self) -> usize {
+        self.sent.len()
+    }
+
+    pub fn delivered(&mut self, token: Token, number: usize) -> Message {
+        self.delivered.insert((token.epoch, token.tag), number);
+        self.sent[number].message.clone()
+    }
+
+    /// A batch has reached the durable half. Gives lines for the trace.
+    pub fn durable(&mut self, batch: &Batch, ms: u64) -> Vec<String> {
+        self.batches += 1;
+        let before: Rows = batch.writes.iter().filter_map(|(key, _)| Some((key.clone(), self.rows.get(key)?.clone()))).collect();
+        apply(batch, &mut self.rows);
+        let mut told = BTreeMap::new();
+        let (mut taken, mut left_parking, mut parked, mut died) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
+        for (key, value) in &batch.writes {
+            if let Some(number) = keys::outbox_number(key) {
+                match value {
+                    Some(value) => {
+                        if let Some(message) = self.outbox_put(number, key, value) {
+                            if message.exchange.is_empty() {
+                                died.extend(self.by_body.get(&message.body).copied());
+                            } else {
+                                told.insert(number, message);
+                            }
+                        }
+                    }
+                    None => self.outbox_removed(number),
+                }
+            } else if key.starts_with(keys::INBOX) && value.is_some() {
+                if before.contains_key(key) {
+                    self.violation(format!("10: decided again: {:?}", self.by_key.get(key).map(|numbers| &self.sent[numbers[0]].id)));
+                }
+                taken.extend(self.of_inbox_row(key));
+            } else if key.starts_with(keys::PARKED) {
+                let (row, to) = match value {
+                    Some(value) => (Some(value), &mut parked),
+                    None => (before.get(key), &mut BTreeSet::new()),
+                };
+                let number = row.and_then(|row| ParkedRow::decode(key, row).ok()).and_then(|row| self.by_body.get(&row.message.body));
+                if let Some(number) = number {
+                    to.insert(*number);
+                    if value.is_none() {
+                        left_parking.push(*number);
+                    }
+                }
+            }
+        }
+        self.dead.extend(died.iter().copied());
+        let mut lines = Vec::new();
+        let mut causes: BTreeMap<(String, String), u64> = BTreeMap::new();
+        self.story.begin_batch(self.batches);
+        for message in told.values() {
+            let Ok(event) = serde_json::from_slice::<Value>(&message.body) else {
+                self.violation(format!("an outbound message is not JSON: {:?}", message.message_id));
+                continue;
+            };
+            let told = Told::read(&event);
+            lines.push(told.line());
+            if !message.routing_key.ends_with(&format!(".{}", told.tenant)) {
+                self.violation(format!("16: routed by {} for tenant {}", message.routing_key, told.tenant));
+            }
+            let cause = self.cause(&told);
+            *causes.entry((told.tenant.clone(), told.cause.clone())).or_default() += 1;
+            self.story.tell(&told, cause.as_ref());
+        }
+        self.story.end_decision();
+        self.attempts_are_taken_up(ms);
+        // 9: what a batch takes from the inbox is decided in it, or waits in it
+        let decided = taken.into_iter().filter(|number| !parked.contains(number)).chain(left_parking);
+        for number in decided.filter(|number| !died.contains(number)).collect::<BTreeSet<_>>() {
+            let facts = &self.sent[number];
+            let answered = causes.contains_key(&(facts.tenant.to_owned(), facts.id.clone()));
+            let problem = if facts.kind.is_request() && !audited(batch, facts) {
+                Some("20: no row of the audit for".to_owned())
+            } else {
+                self.story.ignored(facts, answered)
+            };
+            if let Some(problem) = problem {
+                let what = format!("{problem} event {number} {:?} {} {}", facts.kind, facts.tenant, facts.id);
+                self.violation(what);
+            }
+        }
+        // 9: an effect without an inbox row would be had again
+        for (tenant, id) in causes.into_keys() {
+            let Some(facts) = self.by_id.get(&(tenant.clone(), id.clone())).and_then(|numbers| self.sent.get(*numbers.first()?)) else {
+                continue;
+            };
+            if facts.kind != Kind::Survey && !self.rows.contains_key(&inbox_key(facts)) {
+                self.violation(format!("9: an effect of {tenant} {id} without an inbox row"));
+            }
+        }
+        let found = std::mem::take(&mut self.story.violations);
+        for what in found {
+            lines.push(format!("violation: {what}"));
+            self.violation(what);
+        }
+        lines
+    }
+
+    /// A process takes up what is durable.
+    pub fn begin_life(&mut self, ms: u64) {
+        self.began_ms = ms;
+        self.left_in_field = self.story.in_the_field();
+    }
+
+    /// T12: recovery ends what was in the field, and does not leave it to the lease.
+    fn attempts_are_taken_up(&mut self, ms: u64) {
+        if self.left_in_field.is_empty() || ms < self.began_ms + RECOVERED_WITHIN_MS {
+            return;
+        }
+        let field = self.story.in_the_field();
+        for left in std::mem::take(&mut self.left_in_field).intersection(&field) {
+            self.violation(format!("T12: {left} is in the field since before the start"));
+        }
+    }
+
+    fn outbox_put(&mut self, number: u64, key: &[u8], value: &[u8]) -> Option<Message> {
+        let Ok(row) = OutboxRow::decode(key, value) else {
+            self.violation(format!("outbox row {number} cannot be read"));
+            return None;
+        };
+        let identity = identity(&row.message);
+        if let Some(old) = self.outbox.insert(number, identity.clone()) {
+            self.violation(format!("11: outbox row {number} is written over: {:?}", old.0));
+        }
+        *self.standing.entry(identity.clone()).or_default() += 1;
+        if !row.message.exchange.is_empty() && self.ever.contains_key(&identity) {
+            self.violation(format!("2: {:?} is put out twice", identity.0));
+        }
+        self.ever.insert(identity, row.message.clone());
+        Some(row.message)
+    }
+
+    fn outbox_removed(&mut self, number: u64) {
+        let Some(identity) = self.outbox.remove(&number) else { return };
+        if !self.confirmed.contains(&identity) {
+            self.violation(format!("11: outbox row {number} is gone without a confirm: {:?}", identity.0));
+        }
+        if let Some(standing) = self.standing.get_mut(&identity) {
+            *standing -= 1;
+        }
+    }
+
+    /// The event that an inbox row stands for: by its key, and the digest of its bytes.
+    fn of_inbox_row(&self, key: &[u8]) -> Option<usize> {
+        let digest = self.rows.get(key)?.get(..16)?;
+        self.by_key.get(key)?.iter().copied().find(|number| short_hash(&[&self.sent[*number].message.body])[..] == *digest)
+    }
+
+    /// What was sent that a published event names as its cause.
+    fn cause(&mut self, told: &Told) -> Option<Facts> {
+        for raised in ["timer:", "recovery:"] {
+            if let Some(rest) = told.cause.strip_prefix(raised) {
+                if !rest.starts_with(&format!("{}:", told.tenant)) {
+                    self.violation(format!("16: {} of {} is caused by {}", told.kind, told.tenant, told.cause));
+                }
+                return None;
+            }
+        }
+        let found = self.by_id.get(&(told.tenant.clone(), told.cause.clone())).and_then(|numbers| {
+            // of one id with two bodies, the one that was taken
+            let taken = self.of_inbox_row(&inbox_key(&self.sent[numbers[0]]));
+            taken.or(numbers.first().copied())
+        });
+        match found {
+            Some(number) => Some(self.sent[number].clone()),
+            None => {
+                self.violation(format!("16: {} of {} is caused by {}, which this tenant has not sent", told.kind, told.tenant, told.cause));
+                None
+            }
+        }
+    }
+
+    pub fn storage_failed(&mut self, life: u64, ms: u64) {
+        self.failed = Some((life, ms));
+    }
+
+    pub fn has_failed(&self, life: u64) -> bool {
+        self.failed.is_some_and(|(failed, _)| failed == life)
+    }
+
+    /// 8 and 21.
+    pub fn settled(&mut self, life: u64, token: Token, how: Settlement) {
+        let Some(number) = self.delivered.get(&(token.epoch, token.tag)).copied() else {
+            self.violation(format!("settles what was not delivered: {token:?}"));
+            return;
+        };
+        if how != Settlement::Ack {
+            return;
+        }
+        self.acks += 1;
+        if self.has_failed(life) {
+            self.violation(format!("21: event {number} is acked after a storage error"));
+        }
+        if !self.has_effect(number) {
+            self.violation(format!(
+                "8: event {number} {:?} {} is acked before its effect is durable",
+                self.sent[number].kind, self.sent[number].id
+            ));
+        }
+    }
+
+    /// Whether what the event is for is durable: its inbox row, its dead letter, or what its survey said.
+    fn has_effect(&self, number: usize) -> bool {
+        let facts = &self.sent[number];
+        if self.dead.contains(&number) {
+            return true;
+        }
+        if facts.kind == Kind::Survey {
+            return self.has_surveyed(facts);
+        }
+        let same = |key: &[u8]| self.of_inbox_row(key).is_some_and(|taken| self.sent[taken].message.body == facts.message.body);
+        !facts.id.is_empty() && same(&inbox_key(facts))
+    }
+
+    fn has_surveyed(&self, facts: &Facts) -> bool {
+        let key = format!("s/{}/agents/{}", facts.tenant, facts.agent.unwrap_or(0)).into_bytes();
+        let Some(agent) = self.rows.get(&key).and_then(|row| payload(row)).map(|row| row["agent"].clone()) else { return false };
+        let at_least = |field: &str| {
+            let at = agent[field].as_str().and_then(|text| text.parse::<remedyd::model::time::Timestamp>().ok());
+            at.is_some_and(|at| facts.surveyed_ms.is_some_and(|ms| at.as_millisecond() >= ms))
+        };
+        at_least("last_survey_at") || at_least("removed_at")
+    }
+
+    /// 11 and 21: only what is durable is handed to the broker.
+    pub fn handed_over(&mut self, life: u64, ms: u64, message: &Message) {
+        if self.failed.is_some_and(|(failed, at)| failed == life && ms > at) {
+            self.violation(format!("21: {:?} is published after a storage error", message.message_id));
+        }
+        let identity = identity(message);
+        if self.standing.get(&identity).is_none_or(|standing| *standing == 0) {
+            self.violation(format!("11: {:?} is published without a durable row", message.message_id));
+        } else if self.ever.get(&identity).is_some_and(|row| row != message) {
+            self.violation(format!("12: {:?} is not published as its row says", message.message_id));
+        }
+    }
+
+    pub fn confirmed(&mut self, message: &Message) {
+        self.confirmed.insert(identity(message));
+    }
+
+    /// 2 and 12, at the subscriber.
+    pub fn arrived(&mut self, message: &Message) {
+        if message.exchange.is_empty() {
+            if !self.arrived_dead.insert(identity(message)) {
+                self.copies += 1;
+            }
+            return;
+        }
+        let id = message.message_id.clone().unwrap_or_default();
+        if let Some(body) = self.arrived.get(&id) {
+            self.copies += 1;
+            if *body != message.body {
+                self.violation(format!("12: two copies of {id} differ"));
+            }
+            return;
+        }
+        self.messages += 1;
+        self.arrived.insert(id.clone(), message.body.clone());
+        let Some((subject, sequence)) = id.rsplit_once(':') else {
+            self.violation(format!("{id}: not an id of the service"));
+            return;
+        };
+        let before = self.last.get(subject).copied().unwrap_or(0);
+        if sequence.parse() != Ok(before + 1) {
+            self.violation(format!("2: {subject}: after {before} came {sequence}"));
+        }
+        self.last.insert(subject.to_owned(), before + 1);
+    }
+
+    /// Whether an event has had its effect and would be known again.
+    pub fn lives_on(&self, number: usize) -> bool {
+        !self.dead.contains(&number) && self.has_effect(number)
+    }
+
+    /// What is still open in the durable rows; empty when everything has settled. `parked` counts only if asked for.
+    pub fn unsettled(&self) -> Vec<String> {
+        let mut open = Vec::new();
+        for (prefix, what) in
+            [(keys::OUTBOX, "outbox rows"), (keys::OPEN_ATTEMPTS, "subjects with an attempt in the field"), (keys::PARKED, "parked events")]
+        {
+            let count = self.rows.keys().filter(|key| key.starts_with(prefix)).count();
+            if count > 0 {
+                open.push(format!("{count} {what}"));
+            }
+        }
+        open
+    }
+
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// When all is quiet: everything that was decided has been told, everything sent has its one effect.
+    pub fn close(&mut self, delivered: &BTreeSet<usize>) {
+        let untold: Vec<String> = self
+            .ever
+            .iter()
+            .filter(|(identity, message)| {
+                let there = if message.exchange.is_empty() {
+                    self.arrived_dead.contains(*identity)
+                } else {
+                    identity.0.as_ref().is_some_and(|id| self.arrived.contains_key(id))
+                };
+                !there
+            })
+            .map(|(identity, _)| format!("11: {:?} never arrived", identity.0))
+            .collect();
+        for what in untold {
+            self.violation(what);
+        }
+        for number in delivered.iter().copied() {
+            if !self.has_effect(number) {
+                let what = format!("8: event {number} {:?} is acked and has no effect", self.sent[number].kind);
+                self.violation(what);
+            }
+        }
+        let reasons: Vec<(usize, String)> = self
+            .ever
+            .values()
+            .filter(|message| message.exchange.is_empty())
+            .filter_map(|message| Some((*self.by_body.get(&message.body)?, reason(message))))
+            .collect();
+        for (number, reason) in reasons {
+            let facts = &self.sent[number];
+            if !facts.may_die_of.contains(&reason.as_str()) {
+                let what = format!("10: event {number} {:?} {} is a dead letter for {reason}", facts.kind, facts.id);
+                self.violation(what);
+            }
+        }
+        // 15: at most one timer a subject, and the subject is there
+        let mut timers: BTreeSet<Vec<u8>> = BTreeSet::new();
+        let keys: Vec<Vec<u8>> = self.rows.keys().filter(|key| key.starts_with(keys::TIMERS)).cloned().collect();
+        for key in keys {
+            // t/<16 digits>/<subject>
+            if !timers.insert(key.get(19..).unwrap_or_default().to_vec()) {
+                self.violation(format!("15: two timers for {}", String::from_utf8_lossy(&key)));
+            }
+        }
+    }
+}
+
+fn reason(message: &Message) -> String {
+    let found = message.headers.iter().find(|(name, _)| name == "reason");
+    match found {
+        Some((_, HeaderValue::Text(text))) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+fn identity(message: &Message) -> Identity {
+    // dead letters of one message differ by the time at which it died
+    let failed_at = message.headers.iter().find(|(name, _)| name == "failed-at").map(|(_, at)| format!("{at:?}"));
+    (message.message_id.clone().or(failed_at), message.body.clone())
+}
+
+/// 20: who decided, in the batch of the decision.
+fn audited(batch: &Batch, facts: &Facts) -> bool {
+    let prefix = format!("a/{}/", facts.tenant).into_bytes();
+    batch
+        .writes
+        .iter()
+        .filter(|(key, _)| key.starts_with(&prefix))
+        .filter_map(|(_, row)| payload(row.as_ref()?))
+        .any(|row| row["event_id"] == *facts.id && row["actor"]["role"] == *facts.role && !row["outcome"].is_null())
+}
+
+/// The JSON of a record, behind its version and checksum.
+fn payload(row: &[u8]) -> Option<Value> {
+    serde_json::from_slice(row.get(5..)?).ok()
+}
+
+fn short_hash(parts: &[&[u8]]) -> [u8; 16] {
+    let whole = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
+    let mut short = [0; 16];
+    short.copy_from_slice(&whole[..16]);
+    short
+}
+
+fn inbox_key(facts: &Facts) -> Vec<u8> {
+    let mut key = format!("i/{}/", facts.tenant).into_bytes();
+    key.extend_from_slice(&short_hash(&[super::people::SOURCE.as_bytes(), &[0], facts.id.as_bytes()]));
+    key
+}
