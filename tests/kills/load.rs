@@ -36,6 +36,9 @@ const STORIES: usize = 12;
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 /// How long the broker may be away.
 const BROKER_AWAY: Duration = Duration::from_secs(150);
+/// A node that has just started is left alone for so long: its queues elect their leaders, and RabbitMQ 3.10 can forget
+/// an election over a call (src/broker/amqp/supervisor.rs).
+const ELECTIONS: Duration = Duration::from_millis(1_500);
 /// Messages kept, to be sent again or falsified.
 const REMEMBERED: usize = 8;
 /// How often the time is looked at when nothing comes.
@@ -434,12 +437,12 @@ fn heard(delivery: &Delivery) -> Heard {
 impl Wire {
     async fn connect(url: &str, prefix: &str) -> lapin::Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        tokio::time::sleep(ELECTIONS).await;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         channel.basic_qos(500, BasicQosOptions::default()).await?;
         let queue = format!("{prefix}.checker");
-        // classic, which keeps what it has confirmed from kill -9: after one, RabbitMQ 3.10 may let nobody consume from a
-        // quorum queue again that had a busy consumer (its channel process times out in rabbit_quorum_queue:consume)
+        // classic, which keeps what it has confirmed from kill -9
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await?;
         let exchange = format!("{prefix}.status");
