@@ -354,14 +354,16 @@ async fn broker_kills() {
     let node = Node::start();
     let mut run = Run::begin("broker", &node.url(), Clock::System, seed).await;
     let mut service = run.ready().await;
-    let (mut kills, mut slowest) = (0, Duration::ZERO);
+    let (mut kills, mut slowest, mut led) = (0, Duration::ZERO, Vec::new());
     while budget.goes_on(kills) {
         run.load.hears(200).await;
+        run.load.broker_is_there(false);
         node.kill();
         let gone = Instant::now();
         run.load.crashed("the broker was killed");
         service.line_with(&["the connection to the broker is lost"]).await;
-        node.again();
+        led.extend(node.again());
+        run.load.broker_is_there(true);
         let (back, outage) = (Instant::now(), gone.elapsed());
         service.line_with(&["connected again"]).await;
         // a node that has just started may leave one call without an answer, which is given up after 10 s; the pause
@@ -383,7 +385,10 @@ async fn broker_kills() {
     proof::record(
         "60-broker-kills",
         &line,
-        &sum.figures(seed, json!({ "broker_kills": kills, "slowest_reconnect_ms": slowest.as_millis() as u64 })),
+        &sum.figures(
+            seed,
+            json!({ "broker_kills": kills, "slowest_reconnect_ms": slowest.as_millis() as u64, "elections_by_hand": led.len() }),
+        ),
     );
 }
 

@@ -36,9 +36,6 @@ const STORIES: usize = 12;
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 /// How long the broker may be away.
 const BROKER_AWAY: Duration = Duration::from_secs(150);
-/// A node that has just started is left alone for so long: its queues elect their leaders, and RabbitMQ 3.10 can forget
-/// an election over a call (src/broker/amqp/supervisor.rs).
-const ELECTIONS: Duration = Duration::from_millis(1_500);
 /// Messages kept, to be sent again or falsified.
 const REMEMBERED: usize = 8;
 /// How often the time is looked at when nothing comes.
@@ -69,6 +66,8 @@ pub struct Load {
     commands: mpsc::UnboundedSender<Command>,
     /// How many outbound events have been heard.
     heard: watch::Receiver<u64>,
+    /// Whether the broker may be called.
+    broker_is_there: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -89,6 +88,7 @@ struct Worker {
     markers: usize,
     commands: mpsc::UnboundedReceiver<Command>,
     heard: watch::Sender<u64>,
+    broker_is_there: watch::Receiver<bool>,
 }
 
 struct Wire {
@@ -103,6 +103,7 @@ impl Load {
     pub async fn start(url: &str, prefix: &str, ledger: &Path, seed: u64, with_identities: bool) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let (heard, listening) = watch::channel(0);
+        let (there, broker_is_there) = watch::channel(true);
         let wire = within("the checker's connection", Wire::connect(url, prefix)).await.expect("the broker is there");
         let worker = Worker {
             url: url.into(),
@@ -119,8 +120,9 @@ impl Load {
             markers: 0,
             commands: received,
             heard,
+            broker_is_there,
         };
-        Self { commands, heard: listening, task: tokio::spawn(worker.run()) }
+        Self { commands, heard: listening, broker_is_there: there, task: tokio::spawn(worker.run()) }
     }
 
     pub fn heard(&self) -> u64 {
@@ -164,6 +166,11 @@ impl Load {
 
     pub fn crashed(&self, how: impl Into<String>) {
         self.command(Command::Crash(how.into()));
+    }
+
+    /// Nobody waits for a broker whose queues have no leaders (`Node::again` says why).
+    pub fn broker_is_there(&self, there: bool) {
+        self.broker_is_there.send_replace(there);
     }
 
     pub fn resume(&self) {
@@ -332,6 +339,8 @@ impl Worker {
     }
 
     async fn reconnect(&mut self) {
+        let back = timeout(BROKER_AWAY, self.broker_is_there.wait_for(|there| *there)).await;
+        back.expect("the broker comes back").expect("the test goes on");
         let (away, mut pace) = (Instant::now(), tokio::time::interval(Duration::from_millis(200)));
         loop {
             pace.tick().await;
@@ -437,7 +446,6 @@ fn heard(delivery: &Delivery) -> Heard {
 impl Wire {
     async fn connect(url: &str, prefix: &str) -> lapin::Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-        tokio::time::sleep(ELECTIONS).await;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         channel.basic_qos(500, BasicQosOptions::default()).await?;

@@ -44,9 +44,22 @@ impl Node {
         self.script("kill", &[]);
     }
 
-    /// Starts what was killed; returns when it serves.
-    pub fn again(&self) {
+    /// Starts what was killed; returns when it serves and each of its quorum queues has a leader. Says which have needed
+    /// help: after `kill -9` RabbitMQ 3.10 now and then leaves a queue that had a busy consumer without an election, for
+    /// good. An operator would do the same (runbook "broker loss").
+    pub fn again(&self) -> Vec<String> {
         self.script("again", &[]);
+        let helped = self.ctl(&[
+            "eval",
+            "Without = fun() -> [Name || {Name, State} <- ets:tab2list(ra_state), State =/= leader] end,
+             Wait = fun Wait(_, []) -> []; Wait(0, Names) -> Names; Wait(N, _) -> timer:sleep(20), Wait(N - 1, Without()) end,
+             Left = Wait(150, Without()),
+             [ok = ra:trigger_election({Name, node()}) || Name <- Left],
+             [] = Wait(500, Without()),
+             Left.",
+        ]);
+        let names = helped.split('\'').skip(1).step_by(2).map(str::to_owned);
+        names.collect()
     }
 
     /// It keeps its connections and does nothing, as a machine that hangs.

@@ -2,8 +2,6 @@
 //!
 //! Never here: what the connection is for ([`Session`]), and giving up.
 
-use std::time::Duration;
-
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Connection};
@@ -11,12 +9,6 @@ use super::declare;
 use super::retry::Retry;
 use super::settings::{AmqpSettings, AtConnect};
 use crate::broker::topology::Topology;
-
-/// A node that has just started is left alone for so long. It opens its port before its quorum queues have elected their
-/// leaders, and in RabbitMQ 3.10 a call to a queue at that moment can make it miss its election for good: consumers and
-/// publishers then wait until somebody calls `ra:trigger_election`. Elections take some 0.4 s, and nothing that a client
-/// can ask tells when they are over.
-const ELECTIONS: Duration = Duration::from_millis(1_500);
 
 /// What one of the link's connections is for.
 pub trait Session: Send {
@@ -28,7 +20,7 @@ pub trait Session: Send {
     fn run(&mut self, connection: &Connection, epoch: u64) -> impl Future<Output = Result<(), AmqpError>> + Send;
 
     /// The connection is no more. Returns how long it had been of use.
-    fn ended(&mut self) -> Duration;
+    fn ended(&mut self) -> std::time::Duration;
 
     /// No further connection follows.
     fn closed(&mut self);
@@ -38,9 +30,7 @@ pub trait Session: Send {
 pub async fn supervise(mut session: impl Session, settings: AmqpSettings, closing: CancellationToken, seed: u64) {
     let mut retry = Retry::new(seed);
     let mut epoch = 0;
-    let mut was_away = false;
-    while let Some(outcome) = closing.run_until_cancelled(connect(&settings, session_name(&session), was_away)).await {
-        was_away = outcome.is_err();
+    while let Some(outcome) = closing.run_until_cancelled(connect(&settings, session_name(&session))).await {
         let outcome = match outcome {
             Ok(connection) => {
                 epoch += 1;
@@ -65,12 +55,9 @@ pub async fn supervise(mut session: impl Session, settings: AmqpSettings, closin
     session.closed();
 }
 
-async fn connect(settings: &AmqpSettings, role: &str, was_away: bool) -> Result<Connection, AmqpError> {
+async fn connect(settings: &AmqpSettings, role: &str) -> Result<Connection, AmqpError> {
     let name = format!("{} p{} {role}", settings.topology.prefix(), settings.partition);
     let connection = Connection::open(&settings.endpoint, &name, &settings.tls, settings.time_outs).await?;
-    if was_away {
-        tokio::time::sleep(ELECTIONS).await;
-    }
     prepare(&connection, &settings.topology, settings.at_connect).await?;
     Ok(connection)
 }
@@ -95,7 +82,7 @@ fn session_name<S: Session>(_: &S) -> &'static str {
     S::NAME
 }
 
-fn report<S: Session>(_: &S, error: &AmqpError, delay: Duration) {
+fn report<S: Session>(_: &S, error: &AmqpError, delay: std::time::Duration) {
     let (role, error_chain) = (S::NAME, error.chain());
     let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
     if error.is_configuration() {
