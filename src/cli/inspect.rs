@@ -213,16 +213,16 @@ pub(super) fn ask(from: &FromArgs, question: &Question, format: Format) -> anyho
     }
 }
 
-fn ask_exit(error: AskError) -> anyhow::Error {
+pub(super) fn ask_exit(error: AskError) -> anyhow::Error {
     let exit = match error {
-        AskError::Unreachable { .. } => Exit::Broker,
+        AskError::Unreachable { .. } | AskError::BrokeOff { .. } => Exit::Broker,
         AskError::Denied { .. } => Exit::Config,
         AskError::Refused { .. } | AskError::Output(_) => Exit::Internal,
     };
     anyhow::Error::from(error).context(exit)
 }
 
-fn read_token(path: &Path) -> anyhow::Result<String> {
+pub(super) fn read_token(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).context(Exit::Config)?;
     Ok(text.trim().to_owned())
 }
@@ -243,7 +243,7 @@ fn open(dir: &Path) -> anyhow::Result<Stores<JournalStore>> {
 }
 
 /// Opening a directory without a store would create one, so it is looked at first.
-fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let is_store = |dir: &Path| dir.join("FORMAT").is_file();
     if is_store(dir) {
         return Ok(vec![dir.to_owned()]);
@@ -264,17 +264,17 @@ fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Standard output, written as it comes. A reader that has seen enough (`| head`) ends the command, and well.
-struct Printed {
+pub(super) struct Printed {
     out: io::BufWriter<io::StdoutLock<'static>>,
     closed: bool,
 }
 
 impl Printed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { out: io::BufWriter::new(io::stdout().lock()), closed: false }
     }
 
-    fn end(mut self) -> anyhow::Result<ExitCode> {
+    pub(super) fn end(mut self) -> anyhow::Result<ExitCode> {
         let flushed = self.out.flush();
         self.seen(flushed)?;
         Ok(Exit::Ok.into())
