@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{Row, StoreError};
 use crate::model::time::Timestamp;
 
-pub use read::import;
+pub use read::{check, import};
 pub use write::export;
 
 /// The version this build writes, and the newest it reads.
@@ -77,7 +77,9 @@ pub enum TransferError {
     Store(#[from] StoreError),
     #[error("another backup of this store is under way")]
     Busy,
-    #[error("the backup was given up: the service has committed so much meanwhile that the store had to be written; take it at a quieter time, or to a faster place")]
+    #[error(
+        "the backup was given up: the service has committed so much meanwhile that the store had to be written; take it at a quieter time, or to a faster place"
+    )]
     GivenUp,
     #[error("writing the lines")]
     Write(#[source] std::io::Error),

@@ -37,6 +37,18 @@ pub fn import<S: Store>(lines: impl BufRead, store: &S) -> Result<(Head, Totals)
     if !store.scan(&[], &[], 1)?.is_empty() {
         return Err(TransferError::NotEmpty);
     }
+    read(lines, &mut |batch| Ok(store.commit(batch)?))
+}
+
+/// Whether `lines` are whole and as they were written.
+///
+/// # Errors
+/// As [`import`].
+pub fn check(lines: impl BufRead) -> Result<(Head, Totals), TransferError> {
+    read(lines, &mut |_| Ok(()))
+}
+
+fn read(lines: impl BufRead, commit: &mut dyn FnMut(&Batch) -> Result<(), TransferError>) -> Result<(Head, Totals), TransferError> {
     let mut lines = Lines { lines, text: Vec::new(), number: 0, digest: Sha256::new() };
     let head = lines.head()?;
     let (mut batch, mut bytes, mut last_key) = (Batch::default(), 0, None::<Vec<u8>>);
@@ -55,7 +67,7 @@ pub fn import<S: Store>(lines: impl BufRead, store: &S) -> Result<(Head, Totals)
             if lines.next()? {
                 return Err(lines.damaged("something follows the end"));
             }
-            store.commit(&batch)?;
+            commit(&batch)?;
             return Ok((head, end));
         }
         let archived_line = line.archived.map(|text| text.get().as_bytes().to_vec());
@@ -89,7 +101,7 @@ pub fn import<S: Store>(lines: impl BufRead, store: &S) -> Result<(Head, Totals)
             rows += 1;
         }
         if batch.writes.len() + batch.archive.len() >= ROWS_A_BATCH || bytes >= BATCH_BYTES {
-            store.commit(&std::mem::take(&mut batch))?;
+            commit(&std::mem::take(&mut batch))?;
             bytes = 0;
         }
     }
