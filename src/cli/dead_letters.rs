@@ -26,7 +26,6 @@ use self::seen::Selection;
 use super::broker::BrokerArgs;
 use super::exit::Exit;
 use super::inspect::AskArgs;
-use crate::broker::amqp::pass;
 use crate::model::ids::TenantId;
 use crate::model::time::Timestamp;
 use crate::wire::Reason;
@@ -73,9 +72,12 @@ struct FilterArgs {
 struct QueueArgs {
     #[command(flatten)]
     broker: BrokerArgs,
-    /// Look at the first N letters of the queue
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=i64::from(pass::MOST)))]
-    limit: u16,
+    /// Only the first N of those that are meant
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Go on although the queue has more letters than can be held at once (65,535), and those that stay lose their order
+    #[arg(long)]
+    partial: bool,
 }
 
 #[derive(Debug, Args)]

@@ -30,17 +30,22 @@ impl Broker {
 
     /// Listens to all that an exchange gets from now on.
     pub async fn ear(&self, exchange: &str) -> Ear {
-        let queue = self.queue_on("", exchange, true).await;
+        let queue = self.queue_on("", exchange, "#", true).await;
         Ear { consumer: self.consumer(&queue).await }
     }
 
-    /// A queue that keeps a copy of all that an exchange gets; gives its name.
-    pub async fn queue_on(&self, name: &str, exchange: &str, exclusive: bool) -> String {
+    /// A queue that keeps a copy of what an exchange gets; gives its name.
+    pub async fn queue_on(&self, name: &str, exchange: &str, key: &str, exclusive: bool) -> String {
         let options = QueueDeclareOptions { exclusive, durable: !exclusive, ..QueueDeclareOptions::default() };
         let queue = self.channel.queue_declare(name.into(), options, FieldTable::default()).await.unwrap();
-        let (name, bind) = (queue.name().clone(), QueueBindOptions::default());
-        self.channel.queue_bind(name.clone(), exchange.into(), "#".into(), bind, FieldTable::default()).await.unwrap();
-        name.to_string()
+        let name = queue.name().to_string();
+        self.bind(&name, exchange, key).await;
+        name
+    }
+
+    pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
+        let options = QueueBindOptions::default();
+        self.channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await.unwrap();
     }
 
     pub async fn publish(&self, exchange: &str, routing_key: &str, headers: &[(&str, &str)], body: &[u8]) {

@@ -4,9 +4,10 @@
 //! Never here: a second pass, or taking a message out before its successor is confirmed (the caller's order: publish,
 //! then take out; a death between the two leaves both).
 //!
-//! Putting back is the broker's work: a quorum queue that loses a consumer gives back, in order and in front of the rest,
-//! what that consumer had. Each time counts towards the queue's delivery limit, which is why ours is so high
-//! ([`crate::broker::topology::DELIVERY_LIMIT`]).
+//! Putting back is the broker's work: a quorum queue that loses a consumer gives back, in order, what that consumer had,
+//! but *behind* what it still has itself (seen with RabbitMQ 3.10 and a delivery limit). So a pass takes hold of the whole
+//! queue at once, also where only its beginning is wanted: then there is nothing to come behind. Each time counts towards
+//! the queue's delivery limit, which is why ours is so high ([`crate::broker::topology::DELIVERY_LIMIT`]).
 
 use std::time::Duration;
 
@@ -37,6 +38,11 @@ pub enum PassError {
     Amqp(AmqpError),
     #[error("{consumers} others consume from {queue}: two at a time would take its messages out of their order; stop them first")]
     Occupied { queue: String, consumers: u32 },
+    #[error(
+        "{queue} has {found} messages, and one pass can hold {MOST}: what is put back would come behind the rest; \
+         --partial if their order does not matter"
+    )]
+    TooMany { queue: String, found: u32 },
     #[error("publishing: {0}")]
     Publish(#[from] PublishError),
 }
@@ -70,11 +76,12 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Begins at the head of `queue`, for at most `most` messages. The connection is the pass's own from here.
+    /// Begins at the head of `queue`. `partial`: also if there is more in it than a pass can hold. The connection is the
+    /// pass's own from here.
     ///
     /// # Errors
-    /// [`PassError::Occupied`] when there are other consumers; [`PassError::Amqp`].
-    pub async fn begin(connection: Connection, endpoint: &Endpoint, queue: &str, most: u16) -> Result<Self, PassError> {
+    /// [`PassError::Occupied`] when there are other consumers; [`PassError::TooMany`]; [`PassError::Amqp`].
+    pub async fn begin(connection: Connection, endpoint: &Endpoint, queue: &str, partial: bool) -> Result<Self, PassError> {
         let time_outs = *connection.time_outs();
         let channel = connection.lasting_channel().await?;
         let outlet = connection.lasting_channel().await?;
@@ -95,9 +102,12 @@ impl Pass {
             return Err(PassError::Occupied { queue: pass.queue, consumers });
         }
         (pass.found, _) = pass.state().await?;
-        pass.left = pass.found.min(u32::from(most));
+        pass.left = pass.found.min(u32::from(MOST));
+        if pass.left < pass.found && !partial {
+            return Err(PassError::TooMany { queue: pass.queue, found: pass.found });
+        }
         if pass.left > 0 {
-            let qos = pass.channel.basic_qos(most, BasicQosOptions::default());
+            let qos = pass.channel.basic_qos(MOST, BasicQosOptions::default());
             call("setting the prefetch", &time_outs, qos).await?;
             // the broker makes up a tag
             let consuming = pass.channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());

@@ -48,11 +48,6 @@ impl Seen {
         let report = data.pointer("/incident_report/id").or_else(|| data.get("incident_report_id")).and_then(Value::as_u64);
         Self { name: name(&letter), tenant, event_type, event_id, report, refused, letter }
     }
-
-    /// What order is kept within: letters of one report, and of one tenant where no report can be read.
-    pub fn order_key(&self) -> (Option<TenantId>, Option<u64>) {
-        (self.tenant, self.report)
-    }
 }
 
 fn tenant_header(message: &Message) -> Option<TenantId> {

@@ -39,7 +39,10 @@ pub(super) async fn list(args: QueueArgs, selection: Selection, format: ListForm
     }
     let (mut listed, found) = (0_u64, pass.found);
     let mut closed = false;
-    while !closed && let Some((seen, _held)) = next(&mut pass).await? {
+    while !closed
+        && args.has_room(listed)
+        && let Some((seen, _held)) = next(&mut pass).await?
+    {
         if selection.takes(&seen) {
             listed += 1;
             let line = match format {
@@ -61,7 +64,9 @@ pub(super) async fn show(args: QueueArgs, selection: Selection, out: Option<Path
     let file = out.as_deref().map(NewFile::create).transpose()?;
     let (mut letters, mut names) = (Vec::new(), Vec::new());
     let mut pass = begin(&args).await?;
-    while let Some((seen, _held)) = next(&mut pass).await? {
+    while args.has_room(names.len() as u64)
+        && let Some((seen, _held)) = next(&mut pass).await?
+    {
         if selection.takes(&seen) {
             letters.push(LetterFile::of(&seen));
             names.push(seen.name);
@@ -91,12 +96,12 @@ pub(super) async fn replay(
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopped = std::pin::pin!(tokio::signal::ctrl_c());
     let mut done = Done::default();
-    // the first letter of each report that stays
+    // the first letter that stays, of each report, and of each tenant where no report can be read
     let mut staying: HashMap<_, String> = HashMap::new();
     while let Some((seen, held)) = next(&mut pass).await? {
         done.names.push(seen.name.clone());
         let corrected = corrections.take(&seen.name);
-        let chosen = corrected.is_some() || selection.takes(&seen);
+        let chosen = corrected.is_some() || (args.has_room(done.done) && selection.takes(&seen));
         let refused = seen.refused.as_ref().filter(|_| corrected.is_none() && !how.force);
         if chosen && let Some(rejection) = refused {
             done.refused += 1;
@@ -104,13 +109,14 @@ pub(super) async fn replay(
         }
         if !chosen || refused.is_some() {
             done.stayed += 1;
-            if seen.report.is_some() {
-                staying.entry(seen.order_key()).or_insert(seen.name);
+            if seen.report.is_some() || seen.refused.is_some() {
+                staying.entry((seen.tenant, seen.report)).or_insert(seen.name);
             }
             continue;
         }
-        if let Some(earlier) = staying.get(&seen.order_key()) {
-            eprintln!("remedyd: {} goes ahead of {earlier}, which is about the same report and stays", seen.name);
+        let unread = || seen.report.and_then(|_| staying.get(&(seen.tenant, None)));
+        if let Some(earlier) = staying.get(&(seen.tenant, seen.report)).or_else(unread) {
+            eprintln!("remedyd: {} goes ahead of {earlier}, which stays and may be about the same report", seen.name);
         }
         if !how.dry_run {
             tokio::select! {
@@ -138,7 +144,7 @@ pub(super) async fn discard(args: QueueArgs, selection: Selection, dry_run: bool
     let mut done = Done::default();
     while let Some((seen, held)) = next(&mut pass).await? {
         done.names.push(seen.name.clone());
-        if !selection.takes(&seen) {
+        if !args.has_room(done.done) || !selection.takes(&seen) {
             done.stayed += 1;
             continue;
         }
@@ -157,6 +163,12 @@ pub(super) async fn discard(args: QueueArgs, selection: Selection, dry_run: bool
 async fn send(pass: &Pass, message: Message, held: Held) -> anyhow::Result<()> {
     pass.publish(&message).await.map_err(pass_exit)?;
     pass.take_out(held).await.map_err(pass_exit)
+}
+
+impl QueueArgs {
+    fn has_room(&self, so_far: u64) -> bool {
+        self.limit.is_none_or(|limit| so_far < limit)
+    }
 }
 
 #[derive(Default)]
@@ -195,7 +207,7 @@ fn not_found<'a>(missing: impl Iterator<Item = &'a String>) -> anyhow::Result<Ex
 async fn begin(args: &QueueArgs) -> anyhow::Result<Pass> {
     let queue = args.broker.topology(1).context(Exit::Config)?.dead_letters();
     let connection = args.broker.connect_or_exit("remedyd dead-letters").await?;
-    Pass::begin(connection, &args.broker.endpoint()?, &queue, args.limit).await.map_err(pass_exit)
+    Pass::begin(connection, &args.broker.endpoint()?, &queue, args.partial).await.map_err(pass_exit)
 }
 
 async fn next(pass: &mut Pass) -> anyhow::Result<Option<(Seen, Held)>> {
@@ -211,7 +223,7 @@ async fn end(pass: Pass) -> anyhow::Result<()> {
 
 fn pass_exit(error: PassError) -> anyhow::Error {
     let exit = match error {
-        PassError::Occupied { .. } => Exit::Negative,
+        PassError::Occupied { .. } | PassError::TooMany { .. } => Exit::Negative,
         PassError::Amqp(_) | PassError::Publish(_) => Exit::Broker,
     };
     anyhow::Error::from(error).context(exit)
