@@ -118,12 +118,18 @@ pub async fn start(mut command: Command) -> (Process, SocketAddr) {
     (process, address)
 }
 
-/// Status and body of one request.
-pub fn request(method: &str, address: SocketAddr, path: &str, headers: &[&str]) -> (u16, String) {
+/// A request whose answer has not been read.
+pub fn send_request(method: &str, address: SocketAddr, path: &str, headers: &[&str]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("the ops port takes connections");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let more: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}Connection: close\r\n\r\n").unwrap();
+    stream
+}
+
+/// Status and body of one request.
+pub fn request(method: &str, address: SocketAddr, path: &str, headers: &[&str]) -> (u16, String) {
+    let mut stream = send_request(method, address, path, headers);
     let mut text = String::new();
     tokio::task::block_in_place(|| stream.read_to_string(&mut text)).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {text:?}"));
