@@ -20,6 +20,8 @@ mod steps;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::Broker;
 use command::{Ledger as Loss, Watched, at, request, run, run_at, send_request, start};
@@ -32,6 +34,7 @@ use serde_json::{Value, json};
 use service::{check_same_state, check_sequences, replay_lines, sample, sample_path};
 use steps::{Ledger, by_subject, replayed_state_of, stopped_state};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 /// A report that is created and one that is acknowledged: the two events of the sample, for another report.
 fn events_of(report: u64) -> [Value; 2] {
@@ -262,6 +265,41 @@ fn load(reports: u64) -> Vec<Vec<u8>> {
     [side(0), side(1)].concat()
 }
 
+/// A producer that stops for nothing but its end.
+struct Producer {
+    stop: Arc<AtomicBool>,
+    sending: JoinHandle<Vec<Vec<u8>>>,
+}
+
+impl Producer {
+    /// Report after report is created and acknowledged, an event each two milliseconds.
+    fn start(outside: &Outside) -> Self {
+        let (stop, exchange) = (Arc::new(AtomicBool::new(false)), format!("{}.events", outside.prefix));
+        let stopped = Arc::clone(&stop);
+        let sending = tokio::spawn(async move {
+            let (broker, mut sent) = (Broker::connect().await, Vec::new());
+            let mut pace = tokio::time::interval(std::time::Duration::from_millis(2));
+            for event in (1..).flat_map(events_of) {
+                pace.tick().await;
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let event = Sent::structured(&bytes(&event));
+                broker.publish(&exchange, &event.routing_key, &[("tenantid", "5.4")], &event.body).await;
+                sent.push(event.body);
+            }
+            sent
+        });
+        Self { stop, sending }
+    }
+
+    /// Gives what it has sent.
+    async fn stop(self) -> Vec<Vec<u8>> {
+        self.stop.store(true, Ordering::SeqCst);
+        within("the last event", self.sending).await.unwrap()
+    }
+}
+
 /// So that a backlog lasts, and most of it is still in the queue.
 fn slow(outside: &Outside, store: &Path) -> std::process::Command {
     let mut command = outside.serve(store);
@@ -282,20 +320,13 @@ async fn a_backup_under_load_restores_to_a_service_that_goes_on_without_a_lost_o
     let kept = broker.queue_on(&format!("{}.kept", outside.prefix), &format!("{}.events.rest", outside.prefix), "", false).await;
     broker.bind(&kept, &format!("{}.events", outside.prefix), "agent.surveyed.#").await;
     let mut ear = broker.ear(&format!("{}.status", outside.prefix)).await;
-    let events = load(400);
-    let expected = by_subject(&replay_lines(&events, &[]).lines());
-    let total: usize = expected.values().map(Vec::len).sum();
-    for event in &events {
-        outside.send(&Sent::structured(event)).await;
-    }
-
     let token = dir.path().join("token");
     fs::write(&token, "a-token-of-some-length\n").unwrap();
-    let mut command = slow(&outside, &store);
+    let mut command = outside.serve(&store);
     command.env("REMEDYD_OPS__TOKEN_FILE", &token);
     let (service, address) = start(command).await;
     let url = format!("http://{address}");
-    let mut ledger = Ledger::default();
+    let (producer, mut ledger) = (Producer::start(&outside), Ledger::default());
     while ledger.outbound.len() < 50 {
         ledger.hear(&ear.next().await);
     }
@@ -312,16 +343,18 @@ async fn a_backup_under_load_restores_to_a_service_that_goes_on_without_a_lost_o
         every.tick().await;
     }
     let taken = take(&["--token-file", token.to_str().unwrap()]).code(0);
-    assert!(broker.waiting(&format!("{}.p0.reports", outside.prefix)).await > 0, "it was not under load any more: make it longer");
     take(&["--token-file", token.to_str().unwrap()]).code(64);
     run(["store", "verify", backup_arg]).code(0);
     // it has gone on, and published what the backup does not know
-    let then = ledger.outbound.len();
-    while ledger.outbound.len() < then + 50 {
+    let known = Loss::now_as(address, bearer).applied;
+    while Loss::now_as(address, bearer).applied < known + 50 {
         ledger.hear(&ear.next().await);
     }
     service.kill().await;
     fs::remove_dir_all(&store).unwrap();
+    let events = producer.stop().await;
+    let expected = by_subject(&replay_lines(&events, &[]).lines());
+    let total: usize = expected.values().map(Vec::len).sum();
 
     let restored = run(["store", "import", backup_arg, "--store", store_arg]).code(0);
     let rows = |text: &str| text.split(" rows").next().unwrap().to_owned();
@@ -377,8 +410,6 @@ async fn a_store_that_moves_between_two_batches_loses_and_doubles_nothing() {
         while ledger.outbound.len() < then + 20 {
             ledger.hear(&ear.next().await);
         }
-        let locked = run(["store", "export", "--store", store.to_str().unwrap()]).code(73);
-        assert!(locked.stderr.contains("remedyd store backup --url"), "{locked:?}");
         service.stop().await;
         assert!(broker.waiting(&format!("{}.p0.reports", outside.prefix)).await > 0, "it was done already: make it longer");
         let (file, next) = (dir.path().join(format!("to-{engine}.ndjson")), dir.path().join(engine));
@@ -388,6 +419,8 @@ async fn a_store_that_moves_between_two_batches_loses_and_doubles_nothing() {
         store = next;
     }
     let (service, _) = start(outside.serve(&store)).await;
+    let locked = run(["store", "export", "--store", store.to_str().unwrap()]).code(73);
+    assert!(locked.stderr.contains("remedyd store backup --url"), "{locked:?}");
     while ledger.outbound.len() < total {
         ledger.hear(&ear.next().await);
     }

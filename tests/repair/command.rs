@@ -164,7 +164,13 @@ impl Ledger {
     /// It must balance at every moment.
     #[track_caller]
     pub fn now(address: SocketAddr) -> Self {
-        let (status, text) = request("GET", address, "/metrics", &[]);
+        Self::now_as(address, "Accept: */*")
+    }
+
+    /// With a line that says who asks.
+    #[track_caller]
+    pub fn now_as(address: SocketAddr, who: &str) -> Self {
+        let (status, text) = request("GET", address, "/metrics", &[who]);
         assert_eq!(status, 200, "{text}");
         let value = |name: &str| -> i64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

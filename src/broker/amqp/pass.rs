@@ -20,7 +20,7 @@ use lapin::{Channel, Confirmation, Consumer};
 
 use super::connection::{AmqpError, Connection, call};
 use super::message::{self, Outgoing};
-use super::settings::Endpoint;
+use super::settings::{Endpoint, TimeOuts};
 use crate::broker::{Message, PublishError};
 
 /// Messages that one pass can hold: the widest prefetch there is.
@@ -62,12 +62,16 @@ pub struct Held {
 
 /// See the module docs.
 pub struct Pass {
-    connection: Connection,
     queue: String,
+    consumer: Option<Consumer>,
     channel: Channel,
+    /// Its end is the end of the pass.
+    holding: Connection,
     /// With confirms.
     outlet: Channel,
-    consumer: Option<Consumer>,
+    looking: Channel,
+    /// Publishes, which lets a broker block it, and looks.
+    other: Connection,
     /// Messages that are still to come.
     left: u32,
     /// How many the queue had.
@@ -76,32 +80,34 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Begins at the head of `queue`. `partial`: also if there is more in it than a pass can hold. The connection is the
-    /// pass's own from here.
+    /// Begins at the head of `queue`. `partial`: also if there is more in it than a pass can hold. The connections are
+    /// the pass's own from here: one to hold messages, one for everything else.
     ///
     /// # Errors
     /// [`PassError::Occupied`] when there are other consumers; [`PassError::TooMany`]; [`PassError::Amqp`].
-    pub async fn begin(connection: Connection, endpoint: &Endpoint, queue: &str, partial: bool) -> Result<Self, PassError> {
-        let time_outs = *connection.time_outs();
-        let channel = connection.lasting_channel().await?;
-        let outlet = connection.lasting_channel().await?;
+    pub async fn begin([holding, other]: [Connection; 2], endpoint: &Endpoint, queue: &str, partial: bool) -> Result<Self, PassError> {
+        let time_outs = *holding.time_outs();
+        let channel = holding.lasting_channel().await?;
+        let (outlet, looking) = (other.lasting_channel().await?, other.lasting_channel().await?);
         let selecting = outlet.confirm_select(ConfirmSelectOptions::default());
         call("asking for publisher confirms", &time_outs, selecting).await?;
         let mut pass = Self {
-            connection,
             queue: queue.to_owned(),
-            channel,
-            outlet,
             consumer: None,
+            channel,
+            holding,
+            outlet,
+            looking,
+            other,
             left: 0,
             found: 0,
             user_id: endpoint.password_user().map(str::to_owned),
         };
-        let consumers = pass.wait_for_the_end_of_others().await?;
+        let consumers = wait_for_the_end_of_others(&pass.looking, queue, &time_outs).await?;
         if consumers > 0 {
             return Err(PassError::Occupied { queue: pass.queue, consumers });
         }
-        (pass.found, _) = pass.state().await?;
+        (pass.found, _) = state(&pass.looking, queue, &time_outs).await?;
         pass.left = pass.found.min(u32::from(MOST));
         if pass.left < pass.found && !partial {
             return Err(PassError::TooMany { queue: pass.queue, found: pass.found });
@@ -152,7 +158,7 @@ impl Pass {
             let confirm = self.outlet.basic_publish(to, routing_key, options, &message.body, properties).await?;
             confirm.await
         };
-        let time_outs = self.connection.time_outs();
+        let time_outs = self.other.time_outs();
         let confirmed = tokio::time::timeout(time_outs.confirm, publishing).await;
         let Ok(confirmed) = confirmed else {
             return Err(AmqpError::TimedOut { doing, seconds: time_outs.confirm.as_secs() }.into());
@@ -174,7 +180,7 @@ impl Pass {
     /// [`PassError::Amqp`].
     pub async fn take_out(&self, held: Held) -> Result<(), PassError> {
         let acking = self.channel.basic_ack(held.tag, BasicAckOptions::default());
-        call("taking a message out of the queue", self.connection.time_outs(), acking).await?;
+        call("taking a message out of the queue", self.holding.time_outs(), acking).await?;
         Ok(())
     }
 
@@ -183,36 +189,36 @@ impl Pass {
     ///
     /// # Errors
     /// [`PassError::Amqp`].
-    pub async fn end(mut self) -> Result<(), PassError> {
-        if self.consumer.take().is_some() {
-            // in the order of the channel: after every ack
-            let closing = self.channel.close(200, "the pass has ended".into());
-            call("ending the pass", self.connection.time_outs(), closing).await?;
-            self.channel = self.connection.lasting_channel().await?;
-            self.wait_for_the_end_of_others().await?;
-        }
-        self.connection.close().await;
-        Ok(())
+    pub async fn end(self) -> Result<(), PassError> {
+        let Self { queue, consumer, channel, holding, outlet, looking, other, .. } = self;
+        // in the order of the connection: after every ack
+        holding.close().await;
+        // not before: a consumer that is dropped has itself cancelled
+        drop((consumer, channel));
+        let settled = wait_for_the_end_of_others(&looking, &queue, other.time_outs()).await;
+        drop(outlet);
+        other.close().await;
+        settled.map(drop)
     }
+}
 
-    /// How many others there still are: one that has ended may be listed a little longer.
-    async fn wait_for_the_end_of_others(&self) -> Result<u32, PassError> {
-        let mut asked = Duration::ZERO;
-        loop {
-            let (_, consumers) = self.state().await?;
-            if consumers == 0 || asked >= GONE_WITHIN {
-                return Ok(consumers);
-            }
-            tokio::time::sleep(ASK_EVERY).await;
-            asked += ASK_EVERY;
+/// How many others there still are: one that has ended may be listed a little longer.
+async fn wait_for_the_end_of_others(looking: &Channel, queue: &str, time_outs: &TimeOuts) -> Result<u32, PassError> {
+    let mut asked = Duration::ZERO;
+    loop {
+        let (_, consumers) = state(looking, queue, time_outs).await?;
+        if consumers == 0 || asked >= GONE_WITHIN {
+            return Ok(consumers);
         }
+        tokio::time::sleep(ASK_EVERY).await;
+        asked += ASK_EVERY;
     }
+}
 
-    /// Messages that wait, and consumers.
-    async fn state(&self) -> Result<(u32, u32), PassError> {
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        let asking = self.channel.queue_declare(self.queue.as_str().into(), options, FieldTable::default());
-        let queue = call(format!("looking at queue {}", self.queue), self.connection.time_outs(), asking).await?;
-        Ok((queue.message_count(), queue.consumer_count()))
-    }
+/// Messages that wait, and consumers.
+async fn state(looking: &Channel, queue: &str, time_outs: &TimeOuts) -> Result<(u32, u32), PassError> {
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let asking = looking.queue_declare(queue.into(), options, FieldTable::default());
+    let queue = call(format!("looking at queue {queue}"), time_outs, asking).await?;
+    Ok((queue.message_count(), queue.consumer_count()))
 }
