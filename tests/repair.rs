@@ -122,6 +122,7 @@ async fn dead_letters_of_three_kinds_are_put_right_replayed_in_order_and_gone() 
     }
     let rows = list(&["--url", &url, "--reason", "invalid"]);
     assert_eq!((reasons(&rows), rows[0]["event_id"].as_str()), (vec!["invalid".to_owned()], second["id"].as_str()));
+    assert_eq!(list(&["--url", &url, "--limit", "2"]).len(), 2);
     let table = run_at(&outside, ["dead-letters", "list"]).code(0);
     assert!(table.stdout.contains("malformed") && table.stderr.contains("3 listed, of 3 in the queue"), "{table:?}");
 

@@ -159,7 +159,7 @@ pub fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
         Command::List(args) => {
             let selection = args.filter.selection(Vec::new());
             if args.store.is_some() || args.asked.url.is_some() {
-                return rows::list(args.store.as_deref(), &args.asked, selection, args.format);
+                return rows::list(args.store.as_deref(), &args.asked, selection, args.queue.limit, args.format);
             }
             super::run_async(work::list(args.queue, selection, args.format))
         }

@@ -98,3 +98,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Exit::of(&error).into()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    /// A conflict or a requirement that names an argument which is not there shows only when its command is run.
+    #[test]
+    fn every_command_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -16,13 +16,19 @@ use crate::ops::inspect::{Format, Out, Question};
 /// 120 columns.
 const WIDTHS: [usize; 6] = [8, 8, 19, 19, 24, 37];
 
-pub(super) fn list(store: Option<&Path>, asked: &AskArgs, selection: Selection, format: ListFormat) -> anyhow::Result<ExitCode> {
+pub(super) fn list(
+    store: Option<&Path>,
+    asked: &AskArgs,
+    selection: Selection,
+    limit: Option<u64>,
+    format: ListFormat,
+) -> anyhow::Result<ExitCode> {
     // the service filters by one tenant; by the rest we do
     let tenant = match selection.tenants[..] {
         [only] => Some(only),
         _ => None,
     };
-    let mut sieve = Sieve { selection, format, line: String::new(), out: Printed::new() };
+    let mut sieve = Sieve { selection, left: limit, format, line: String::new(), out: Printed::new() };
     if format == ListFormat::Table {
         sieve.out.text(&columns(WIDTHS, ["tenant", "number", "failed at (UTC)", "reason", "type", "detail"].map(str::to_owned)))?;
     }
@@ -33,6 +39,8 @@ pub(super) fn list(store: Option<&Path>, asked: &AskArgs, selection: Selection, 
 /// Lets through the lines that are wanted.
 struct Sieve {
     selection: Selection,
+    /// How many more are wanted.
+    left: Option<u64>,
     format: ListFormat,
     /// The beginning of a line.
     line: String,
@@ -51,7 +59,7 @@ impl Out for Sieve {
     }
 
     fn is_closed(&self) -> bool {
-        self.out.is_closed()
+        self.left == Some(0) || self.out.is_closed()
     }
 }
 
@@ -64,6 +72,10 @@ impl Sieve {
         if !self.selection.takes_row(tenant, text("event_type"), text("reason").unwrap_or_default(), parsed("failed_at")) {
             return Ok(());
         }
+        if self.left == Some(0) {
+            return Ok(());
+        }
+        self.left = self.left.map(|left| left - 1);
         match self.format {
             ListFormat::Json => self.out.text(&format!("{line}\n")),
             ListFormat::Table => {

@@ -38,6 +38,8 @@ pub use snapshot::Snapshot;
 const CHECKPOINT_BYTES: u64 = 48 * 1024 * 1024;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.
 const WAIT_AT: u64 = 3;
+/// A snapshot is given up at this many times as much: the checkpoint that it puts off has to get on before commits wait.
+const GIVE_UP_AT: u64 = 2;
 
 /// Each open begins a file; so many are brought into sled before it goes on.
 const MANY_FILES: usize = 16;
@@ -154,13 +156,14 @@ impl Lane {
             layers.active.bytes
         };
         self.checkpoints.look(shared)?;
-        let too_much = bytes >= self.checkpoints.bytes.saturating_mul(WAIT_AT);
+        let times = |times: u64| self.checkpoints.bytes.saturating_mul(times);
+        let (much, too_much) = (bytes >= times(GIVE_UP_AT), bytes >= times(WAIT_AT));
         match &self.held {
-            Some(held) if held.is_read() && !too_much => return Ok(()),
+            Some(held) if held.is_read() && !much => return Ok(()),
             Some(_) => self.begin_held(),
             None => {}
         }
-        if bytes < self.checkpoints.bytes || (self.awaited && !too_much) {
+        if bytes < self.checkpoints.bytes || (self.awaited && !much) {
             return Ok(());
         }
         if self.checkpoints.is_busy() {

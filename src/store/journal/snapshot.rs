@@ -6,8 +6,8 @@
 //! dropped:     the next commit begins the checkpoint that has waited
 //! ```
 //! sled has no snapshots of its own, and needs none here: it changes in checkpoints only, and the one that would change
-//! it next is put off. That costs memory, the overlay of what is committed meanwhile; when it gets as large as one that a
-//! checkpoint cannot keep up with, the service comes first, and the snapshot is given up.
+//! it next is put off. That costs memory, the overlay of what is committed meanwhile; before it gets so large that commits
+//! would have to wait for that checkpoint, the snapshot is given up: the service comes first.
 //!
 //! Must never: hold up a commit for longer than beginning a file of the journal takes; give a row that is not of its moment.
 
