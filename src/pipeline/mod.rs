@@ -17,7 +17,7 @@ pub mod batch;
 pub mod census;
 pub mod clock;
 pub mod counters;
-mod dead_letters;
+pub mod dead_letters;
 mod due;
 pub mod engine;
 mod fairness;
@@ -32,6 +32,7 @@ pub mod recovery;
 mod relay;
 pub mod rows;
 pub mod sweep;
+pub mod verify;
 pub mod vitals;
 
 use std::sync::{Arc, OnceLock};
