@@ -8,9 +8,11 @@ pub mod demo;
 mod embedded;
 pub mod exit;
 pub mod explain;
+pub mod health;
 pub mod inspect;
 pub mod load;
 mod log;
+mod manual;
 pub mod replay;
 pub mod serve;
 pub mod topology;
@@ -18,7 +20,7 @@ pub mod topology;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::Exit;
 
@@ -48,6 +50,11 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
+    /// Ask a running service whether it is well
+    Health(health::HealthArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
 }
 
 /// Two worker threads do: the engine has its own, and commits have theirs.
@@ -78,6 +85,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Config(args) => config::run(args),
+        Command::Health(args) => run_async(health::run(args)),
+        Command::Manual(args) => manual::run(&args, &Cli::command()),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("remedyd: {error:#}");
