@@ -75,7 +75,8 @@ fn watch(
         let measured = Arc::clone(store);
         ops.started(Watched::new(view, link.state(), settings.limits.outbox_rows as u64, move || measured.size_bytes().ok()));
     }
-    Ok(Supervisor::listens().then(|| Supervisor::started(vitals, link.state())))
+    let supervisor = Supervisor::listens().then(|| Supervisor::started(vitals, link.state()));
+    supervisor.transpose().context("starting the thread that tells systemd")
 }
 
 /// Until a signal or the end of the store; then drains, unless a second signal says not to.

@@ -7,11 +7,13 @@
 //! STOPPING=1   a signal has come
 //! ```
 //!
-//! Never here: the broker as a reason to withhold any of it, or a failure to tell as a reason to stop.
+//! Never here: the broker as a reason to withhold any of it, a failure to tell as a reason to stop, or a wait for systemd.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
+use std::{io, thread};
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
@@ -25,9 +27,13 @@ const BEATS: u32 = 3;
 /// Faster than this helps nobody.
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
+/// Words that may wait to be said. A manager that does not listen must not hold up the service: what is beyond is dropped.
+const WAITING: usize = 16;
+
 /// A service manager that listens. Dropping it ends the beats.
 pub struct Supervisor {
     task: JoinHandle<()>,
+    words: SyncSender<String>,
 }
 
 impl Supervisor {
@@ -38,16 +44,21 @@ impl Supervisor {
 
     /// Says that the service has started, and from then on how it stands and that it lives. Must be called within a tokio
     /// runtime, when the pipeline runs.
-    pub fn started(vitals: Arc<Vitals>, link: watch::Receiver<LinkState>) -> Self {
+    pub fn started(vitals: Arc<Vitals>, link: watch::Receiver<LinkState>) -> io::Result<Self> {
+        let (words, said) = mpsc::sync_channel(WAITING);
+        // a thread of its own, which nobody waits for: a word blocks while the manager's socket is full
+        thread::Builder::new().name("systemd".into()).spawn(move || said.into_iter().for_each(|words: String| say(&words)))?;
         let ailments = move || vitals.signs().ailments();
         let beat = sd_notify::watchdog_enabled().map(between_beats);
-        Self { task: tokio::spawn(attend(ailments, link, beat, tell)) }
+        let to_say = words.clone();
+        let task = tokio::spawn(attend(ailments, link, beat, move |states| tell(&to_say, states)));
+        Ok(Self { task, words })
     }
 
     /// Says that it stops. No beat follows: a stop is shorter than the time that a watchdog is given.
     pub fn stopping(&self) {
         self.task.abort();
-        tell(&[NotifyState::Stopping, NotifyState::Status("stopping: taking no more, finishing what is under way")]);
+        tell(&self.words, &[NotifyState::Stopping, NotifyState::Status("stopping: taking no more, finishing what is under way")]);
     }
 }
 
@@ -65,8 +76,16 @@ fn between_beats(watchdog: Duration) -> Duration {
     (watchdog / BEATS).max(SHORTEST_BEAT)
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+/// Has it said, soon or never.
+fn tell(words: &SyncSender<String>, states: &[NotifyState<'_>]) {
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    if words.try_send(lines.join("\n")).is_err() {
+        tracing::debug!("systemd does not listen");
+    }
+}
+
+fn say(words: &str) {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Custom(words)]) {
         tracing::warn!(error = %error, "systemd could not be told");
     }
 }
