@@ -12,9 +12,11 @@ use clap::Subcommand;
 use crate::broker::amqp::Endpoint;
 use crate::broker::amqp::connection::{AmqpError, Connection};
 use crate::broker::amqp::declare;
-use crate::broker::amqp::settings::{TimeOuts, Tls};
-use crate::broker::topology::{DEFAULT_PREFIX, Topology};
+use crate::broker::amqp::settings::{SettingsError, TimeOuts, Tls};
+use crate::broker::topology::{DEFAULT_PREFIX, Topology, TopologyError};
 use crate::config::PemFile;
+
+use super::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -130,4 +132,13 @@ fn whole(error: AmqpError) -> anyhow::Error {
 
 fn say(line: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("writing to standard output")
+}
+
+/// What went wrong, with its exit code: the command line, or the broker.
+pub fn with_exit(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<Exit>() {
+        return error;
+    }
+    let exit = if error.is::<TopologyError>() || error.is::<SettingsError>() { Exit::Config } else { Exit::Broker };
+    error.context(exit)
 }

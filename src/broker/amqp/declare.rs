@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::connection::{AmqpError, Connection, call};
@@ -30,6 +31,10 @@ pub enum Discrepancy {
     Refused {
         detail: String,
     },
+    /// There, but not ours to publish to.
+    MayNotPublish {
+        detail: String,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -40,6 +45,7 @@ impl fmt::Display for Difference {
             Discrepancy::Differs { argument: Some(argument), detail } => write!(f, "{object}: {argument} differs ({detail})"),
             Discrepancy::Differs { argument: None, detail } => write!(f, "{object}: differs ({detail})"),
             Discrepancy::Refused { detail } => write!(f, "{object}: access refused ({detail})"),
+            Discrepancy::MayNotPublish { detail } => write!(f, "{object}: the right to write is lacking ({detail})"),
         }
     }
 }
@@ -75,7 +81,7 @@ pub async fn apply(connection: &Connection, topology: &Topology) -> Result<(), A
     Ok(())
 }
 
-/// Compares exchanges and queues with the table; empty means equal. Bindings cannot be read over AMQP 0-9-1:
+/// Compares exchanges and queues with the table, and asks for the rights to publish; empty means that all is well. Bindings cannot be read over AMQP 0-9-1:
 /// [`apply`] sets them again harmlessly.
 ///
 /// First each object is looked up passively, which tells only that it is there. If it is, it is declared as the
@@ -88,7 +94,36 @@ pub async fn check(connection: &Connection, topology: &Topology) -> Result<Vec<D
     for object in exchanges.chain(queues) {
         differences.extend(look(connection, object).await?);
     }
+    // of what is absent that is said already
+    if differences.is_empty() {
+        for (exchange, routing_key) in [(topology.status(), String::new()), (String::new(), topology.dead_letters())] {
+            differences.extend(try_to_publish(connection, &exchange, &routing_key).await?);
+        }
+    }
     Ok(differences)
+}
+
+/// Whether this user may publish there. Asked within a transaction that is rolled back: the broker looks at the right when
+/// it gets the message, and nothing arrives anywhere. Without this a right that is lacking would show only with the
+/// first event to publish, perhaps a page at night.
+async fn try_to_publish(connection: &Connection, exchange: &str, routing_key: &str) -> Result<Option<Difference>, AmqpError> {
+    let object = match exchange {
+        "" => "the default exchange (for dead letters)".to_owned(),
+        name => format!("exchange {name}"),
+    };
+    let (channel, time_outs) = (connection.channel().await?, connection.time_outs());
+    let doing = || format!("asking whether we may publish to {object}");
+    call(doing(), time_outs, channel.tx_select()).await?;
+    let asked = async {
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.basic_publish(exchange.into(), routing_key.into(), options, b"", properties).await?;
+        channel.tx_rollback().await
+    };
+    let Err(error) = call(doing(), time_outs, asked).await else { return Ok(None) };
+    match channel_refusal(&error) {
+        Some((403, detail)) => Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),
+        Some(_) | None => Err(error),
+    }
 }
 
 /// What has a name at the broker.
