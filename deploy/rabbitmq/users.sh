@@ -11,7 +11,7 @@
 #   PREFIX-portal     a producer: what people ask for, decide and confirm
 #   PREFIX-vendor     a producer: reports, surveys, organizations
 #   PREFIX-reader     a consumer of status events, over queues of its own, PREFIX-reader.*
-#   PREFIX-operator   applies the topology, reads dead letters and has them applied again
+#   PREFIX-operator   applies the topology, reads dead letters and has them applied again, listens with remedyd tail
 set -euo pipefail
 umask 077
 
@@ -62,7 +62,8 @@ user "$prefix" "$nothing" "^($own""status|amq${dot}default)\$" "^$own""p[0-9]+$d
 user "$prefix-portal" "$nothing" "^$own""events\$" "$nothing"
 user "$prefix-vendor" "$nothing" "^$own""events\$" "$nothing"
 user "$prefix-reader" "^$prefix-reader$dot" "^$prefix-reader$dot" "^($own""status\$|$prefix-reader$dot)"
-user "$prefix-operator" "^$own" "^($own|amq${dot}default\$)" "^$own"
+# amq.gen-: the queue that the broker names, by which remedyd tail listens
+user "$prefix-operator" "^($own|amq${dot}gen-)" "^($own|amq${dot}(gen-|default\$))" "^($own|amq${dot}gen-)"
 
 # A second fence: the first is the service's own list of users ([[users]] in its settings), which judges what an event says
 # of itself; this one judges the routing key.
