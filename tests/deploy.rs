@@ -21,6 +21,8 @@ mod outside;
 mod package;
 #[path = "service/process.rs"]
 mod process;
+#[path = "deploy/runbooks.rs"]
+mod runbooks;
 mod service;
 #[path = "deploy/systemd.rs"]
 mod systemd;
