@@ -9,6 +9,8 @@
 mod broker;
 #[path = "deploy/files.rs"]
 mod files;
+#[path = "deploy/health.rs"]
+mod health;
 #[path = "deploy/kubernetes.rs"]
 mod kubernetes;
 #[path = "support/node.rs"]

@@ -89,6 +89,8 @@ async fn it_installs_runs_and_goes_without_a_trace() {
     // what it depends on can be had here
     check("apt-get", ["--simulate", "-qq", "-o", "Debug::NoLocking=1", "install", "--no-install-recommends", package]);
 
+    check_scripts(package, out.path());
+
     let system = System::new();
     let before = system.content();
     system.dpkg(&["-i", package]);
@@ -124,6 +126,19 @@ async fn it_installs_runs_and_goes_without_a_trace() {
     let after = system.content();
     let left: Vec<&String> = after.difference(&before).collect();
     assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+/// What they would do where systemd runs: an upgrade starts a running service anew, a removal stops it, nothing starts it.
+fn check_scripts(package: &str, dir: &Path) {
+    let control = dir.join("control");
+    check("dpkg-deb", ["-e", package, control.to_str().unwrap()]);
+    let script = |name: &str| fs::read_to_string(control.join(name)).unwrap_or_default();
+    let (postinst, prerm) = (script("postinst"), script("prerm"));
+    assert!(postinst.contains("deb-systemd-invoke try-restart 'remedyd.service'"), "{postinst}");
+    assert!(!postinst.contains("deb-systemd-invoke start"), "{postinst}");
+    assert!(prerm.contains("\"$1\" = remove") && prerm.contains("deb-systemd-invoke stop remedyd.service"), "{prerm}");
+    assert!(!script("preinst").contains("stop"), "an upgrade that cannot be unpacked would leave it stopped");
+    assert_eq!(script("conffiles").trim(), "/etc/remedyd/remedyd.toml");
 }
 
 /// Every command has its page, and mandoc finds nothing to complain of that a reader would see.
