@@ -237,18 +237,6 @@ async fn secrets_that_cannot_be_read_are_named_at_once() {
     assert!(!store.exists(), "a store was begun");
 }
 
-#[tokio::test]
-async fn a_port_that_is_taken_is_named() {
-    let dir = TempDir::new().unwrap();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let mut command = serve(dir.path());
-    command.env("REMEDYD_OPS__LISTEN", &address);
-    let lines = check_refused(command, 71).await;
-    check_line(&lines, &["ops.listen", &address, "in use"]);
-    assert!(!dir.path().join("p0").exists(), "a store was begun");
-}
-
 /// A broker that lacks something of what the service needs: each is named, the service waits, and goes on once it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_broker_lacks_is_named_and_waited_for() {
@@ -291,6 +279,14 @@ async fn what_a_broker_lacks_is_named_and_waited_for() {
         service.signal("TERM");
         assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
     }
+    // a broker that blocks whoever publishes cannot be asked, and that is not held against it
+    node.ctl(&["set_vm_memory_high_watermark", "0.000001"]);
+    let mut service = start(&url);
+    service.line("ready").await;
+    node.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    service.signal("TERM");
+    assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
+
     permit([RIGHTS[0], "^$", RIGHTS[2]]);
     let (code, text) = topology("check", &url);
     assert!(code == Some(1) && text.matches("the right to write is lacking").count() == 2, "{code:?}: {text}");

@@ -90,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Check => {
             let connection = connect(&args.shape).await?;
-            let checked = declare::check(&connection, &topology).await;
+            let checked = declare::check_with_rights(&connection, &topology).await;
             let differences = checked.map_err(whole)?;
             connection.close().await;
             for difference in &differences {
