@@ -12,11 +12,9 @@ use clap::Subcommand;
 use crate::broker::amqp::Endpoint;
 use crate::broker::amqp::connection::{AmqpError, Connection};
 use crate::broker::amqp::declare;
-use crate::broker::amqp::settings::{SettingsError, TimeOuts, Tls};
-use crate::broker::topology::{DEFAULT_PREFIX, Topology, TopologyError};
+use crate::broker::amqp::settings::{TimeOuts, Tls};
+use crate::broker::topology::{DEFAULT_PREFIX, Topology};
 use crate::config::PemFile;
-
-use super::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -136,9 +134,14 @@ fn say(line: &str) -> anyhow::Result<()> {
 
 /// What went wrong, with its exit code: the command line, or the broker.
 pub fn with_exit(error: anyhow::Error) -> anyhow::Error {
+    use super::exit::Exit;
     if error.is::<Exit>() {
         return error;
     }
-    let exit = if error.is::<TopologyError>() || error.is::<SettingsError>() { Exit::Config } else { Exit::Broker };
+    let exit = if error.is::<crate::broker::topology::TopologyError>() || error.is::<crate::broker::amqp::SettingsError>() {
+        Exit::Config
+    } else {
+        Exit::Broker
+    };
     error.context(exit)
 }

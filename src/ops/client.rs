@@ -98,6 +98,23 @@ struct Reply {
     body: String,
 }
 
+/// Asks how the service is. `Ok(Err(why))`: not well, in its own words.
+pub async fn probe(url: &OpsUrl, probe: Probe) -> Result<Result<(), String>, AskError> {
+    let Reply { status, body, .. } = within(PROBE_PATIENCE, url, get(url, None, probe.path())).await?;
+    let why = body.trim_end().to_owned();
+    match status {
+        StatusCode::OK => Ok(Ok(())),
+        StatusCode::SERVICE_UNAVAILABLE => Ok(Err(why)),
+        status => Err(AskError::Refused { url: url.clone(), status, why }),
+    }
+}
+
+async fn within(patience: Duration, url: &OpsUrl, asking: impl Future<Output = anyhow::Result<Reply>>) -> Result<Reply, AskError> {
+    let reply = tokio::time::timeout(patience, asking).await;
+    let reply = reply.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", patience.as_secs())));
+    reply.map_err(|source| AskError::Unreachable { url: url.clone(), source })
+}
+
 /// Asks, page after page, and hands on what is told.
 pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format: Format, out: &mut dyn Out) -> Result<Told, AskError> {
     let format = match format {
@@ -120,23 +137,6 @@ pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format:
             Some(_) | None => return Ok(Told::All),
         }
     }
-}
-
-/// Asks how the service is. `Ok(Err(why))`: not well, in its own words.
-pub async fn probe(url: &OpsUrl, probe: Probe) -> Result<Result<(), String>, AskError> {
-    let Reply { status, body, .. } = within(PROBE_PATIENCE, url, get(url, None, probe.path())).await?;
-    let why = body.trim_end().to_owned();
-    match status {
-        StatusCode::OK => Ok(Ok(())),
-        StatusCode::SERVICE_UNAVAILABLE => Ok(Err(why)),
-        status => Err(AskError::Refused { url: url.clone(), status, why }),
-    }
-}
-
-async fn within(patience: Duration, url: &OpsUrl, asking: impl Future<Output = anyhow::Result<Reply>>) -> Result<Reply, AskError> {
-    let reply = tokio::time::timeout(patience, asking).await;
-    let reply = reply.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", patience.as_secs())));
-    reply.map_err(|source| AskError::Unreachable { url: url.clone(), source })
 }
 
 async fn get(url: &OpsUrl, token: Option<&str>, path: &str) -> anyhow::Result<Reply> {
