@@ -37,6 +37,19 @@ declare -A NEEDED=(
     [python3-prometheus-client]='/usr/bin/python3 -c "import prometheus_client"'
     [strace]='command -v strace'
     [chromium]='command -v chromium'
+    # tests/deploy.rs: the tools of those who will use what is under deploy/
+    [prometheus]='command -v prometheus && command -v promtool'
+    [yamllint]='command -v yamllint'
+    [shellcheck]='command -v shellcheck'
+    [systemd]='command -v systemd-analyze'
+    [docker-compose]='command -v docker-compose'
+    [kubernetes-client]='command -v kubectl'
+    [debhelper]='command -v dh'
+    [fakeroot]='command -v fakeroot'
+    [lintian]='command -v lintian'
+    [mandoc]='command -v mandoc'
+    [openssl]='command -v openssl'
+    [python3-venv]='/usr/bin/python3 -c "import ensurepip"'
 )
 
 # Prints those that are not there.

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/node.rs"]
+mod node;
 #[path = "service/outside.rs"]
 mod outside;
 #[path = "service/process.rs"]
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use node::Node;
 use outside::{Outside, Sent};
 use process::Process;
 use service::{remedyd, replay, sample};
@@ -214,4 +217,105 @@ async fn without_its_queues_it_waits_for_them() {
     service.signal("TERM");
     assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
     outside.clean().await;
+}
+
+/// Nobody starts half: what is wrong with secrets is told at once, all of it, and nothing of them.
+#[tokio::test]
+async fn secrets_that_cannot_be_read_are_named_at_once() {
+    let dir = TempDir::new().unwrap();
+    let (store, token) = (dir.path().join("store"), dir.path().join("token"));
+    fs::write(&token, "canary").unwrap();
+    let missing = dir.path().join("amqp-url");
+    let mut command = remedyd(["serve", "--store"]);
+    command.arg(&store).env("REMEDYD_AMQP__URL_FILE", &missing).env("REMEDYD_OPS__TOKEN_FILE", &token);
+    let lines = check_refused(command, 64).await;
+    let [first, secrets @ ..] = &lines[..] else { panic!("{lines:#?}") };
+    assert!(first.ends_with("2 wrong settings") && secrets.len() == 2, "{lines:#?}");
+    let named = |key: &str, path: &Path| secrets.iter().any(|line| line.contains(key) && line.contains(&path.display().to_string()));
+    assert!(named("amqp.url_file", &missing) && named("ops.token_file", &token), "{lines:#?}");
+    assert!(!lines.concat().contains("canary"), "{lines:#?}");
+    assert!(!store.exists(), "a store was begun");
+}
+
+/// A broker that lacks something of what the service needs: each is named, the service waits, and goes on once it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_broker_lacks_is_named_and_waited_for() {
+    const RIGHTS: [&str; 3] = ["^$", "^(need\\.status|amq\\.default)$", "^need\\."];
+    let (node, dir) = (Node::start(), TempDir::new().unwrap());
+    node.ctl(&["add_user", "svc", "secret"]);
+    let permit = |rights: [&str; 3]| {
+        node.ctl(&["set_permissions", "svc", rights[0], rights[1], rights[2]]);
+    };
+    permit(RIGHTS);
+    let topology = |what: &str, url: &str| {
+        let mut command = remedyd(["topology", what, "--prefix", "need"]);
+        let output = command.env("REMEDYD_AMQP_URL", url).output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    let url = node.url().replace("guest:guest", "svc:secret");
+    let apply = || assert_eq!(topology("apply", &node.url()).0, Some(0));
+    apply();
+    let start = |url: &str| {
+        let mut command = serve(dir.path());
+        command.env("REMEDYD_AMQP_URL", url).env("REMEDYD_AMQP__PREFIX", "need");
+        Process::start(command)
+    };
+    assert_eq!(topology("check", &url), (Some(0), topology("check", &node.url()).1));
+
+    // rights, one after the other
+    for (rights, parts) in [
+        ([RIGHTS[0], "^amq\\.default$", RIGHTS[2]], ["exchange need.status", "the right to write is lacking"]),
+        ([RIGHTS[0], "^need\\.status$", RIGHTS[2]], ["the default exchange (for dead letters)", "the right to write is lacking"]),
+        ([RIGHTS[0], RIGHTS[1], "^need\\.p0\\.surveys$"], ["need.p0.reports", "ACCESS_REFUSED"]),
+    ] {
+        permit(rights);
+        let mut service = start(&url);
+        let line = service.line_with(&["ERROR", "the broker refuses us: configuration"]).await;
+        assert!(parts.iter().all(|part| line.contains(part)) && !line.contains("secret"), "{parts:?} is not in {line}");
+        assert!(!service.log.iter().any(|line| line.ends_with("ready")), "{:#?}", service.log);
+        permit(RIGHTS);
+        service.line("ready").await;
+        service.signal("TERM");
+        assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
+    }
+    // a broker that blocks whoever publishes cannot be asked, and that is not held against it
+    node.ctl(&["set_vm_memory_high_watermark", "0.000001"]);
+    let mut service = start(&url);
+    service.line("ready").await;
+    node.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    service.signal("TERM");
+    assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
+
+    permit([RIGHTS[0], "^$", RIGHTS[2]]);
+    let (code, text) = topology("check", &url);
+    assert!(code == Some(1) && text.matches("the right to write is lacking").count() == 2, "{code:?}: {text}");
+    permit(RIGHTS);
+
+    // a queue with other arguments: the argument is named, by whoever may declare
+    node.ctl(&["delete_queue", "need.p0.reports"]);
+    let connection = lapin::Connection::connect(&node.url(), lapin::ConnectionProperties::default()).await.unwrap();
+    let mut arguments = lapin::types::FieldTable::default();
+    arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-delivery-limit".into(), lapin::types::AMQPValue::LongLongInt(1_000_000));
+    let options = lapin::options::QueueDeclareOptions { durable: true, ..lapin::options::QueueDeclareOptions::default() };
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_declare("need.p0.reports".into(), options, arguments).await.unwrap();
+    let (code, text) = topology("check", &node.url());
+    assert!(code == Some(1) && text.contains("queue need.p0.reports: x-single-active-consumer differs"), "{code:?}: {text}");
+    let (code, text) = topology("apply", &node.url());
+    assert!(code == Some(69) && text.contains("need.p0.reports") && text.contains("x-single-active-consumer"), "{code:?}: {text}");
+    let mut service = start(&node.url());
+    let line = service.line_with(&["ERROR", "the broker refuses us: configuration"]).await;
+    assert!(line.contains("queue need.p0.reports: x-single-active-consumer differs"), "{line}");
+    node.ctl(&["delete_queue", "need.p0.reports"]);
+    apply();
+    service.line("ready").await;
+    service.signal("TERM");
+    assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
+
+    // and the command's own mistakes
+    let (code, text) = topology("check", "amqp://user:secret@broker.example/");
+    assert!(code == Some(64) && text.contains("amqps://") && !text.contains("secret"), "{code:?}: {text}");
+    assert_eq!(topology("check", NO_BROKER).0, Some(69));
 }

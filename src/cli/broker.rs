@@ -50,24 +50,18 @@ impl BrokerArgs {
         Ok(Endpoint::parse(&self.amqp_url)?)
     }
 
-    /// `name` is what the broker's operator will see.
+    /// With the exit codes of its errors. `name` is what the broker's operator will see.
     pub async fn connect(&self, name: &str) -> anyhow::Result<Connection> {
-        let endpoint = self.endpoint()?;
+        let endpoint = self.endpoint().context(Exit::Config)?;
         let read = |path: &Option<PathBuf>, label: &str| {
             let file = path.as_ref().filter(|path| !path.as_os_str().is_empty()).map(|path| (path, PemFile::read(path, label)));
-            file.map(|(path, read)| read.map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))).transpose()
+            file.map(|(path, read)| read.map_err(|why| anyhow::anyhow!("{}: {why}", path.display()).context(Exit::Config))).transpose()
         };
         let ca = read(&self.tls_ca_file, "CERTIFICATE")?;
         let (certificate, key) = (read(&self.tls_cert_file, "CERTIFICATE")?, read(&self.tls_key_file, "PRIVATE KEY")?);
         let identity = certificate.as_ref().zip(key.as_ref()).map(|(certificate, key)| (certificate.expose(), key.expose()));
         let (tls, time_outs) = (Tls::new(ca.as_ref().map(PemFile::expose), identity), TimeOuts::default());
-        Connection::open(&endpoint, name, &tls, time_outs).await.map_err(whole)
-    }
-
-    /// As [`Self::connect`], with the exit codes of a command that is not `topology`.
-    pub async fn connect_or_exit(&self, name: &str) -> anyhow::Result<Connection> {
-        self.endpoint().context(Exit::Config)?;
-        self.connect(name).await.context(Exit::Broker)
+        Connection::open(&endpoint, name, &tls, time_outs).await.map_err(whole).context(Exit::Broker)
     }
 }
 

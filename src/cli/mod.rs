@@ -10,9 +10,11 @@ pub mod demo;
 mod embedded;
 pub mod exit;
 pub mod explain;
+pub mod health;
 pub mod inspect;
 pub mod load;
 mod log;
+mod manual;
 mod new_file;
 pub mod replay;
 pub mod serve;
@@ -23,7 +25,7 @@ pub mod topology;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::Exit;
 
@@ -59,6 +61,11 @@ enum Command {
     Tail(Box<tail::TailArgs>),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
+    /// Ask a running service whether it is well
+    Health(health::HealthArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
 }
 
 /// Two worker threads do: the engine has its own, and commits have theirs.
@@ -83,7 +90,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => run_async(serve::run(*args)),
         Command::Replay(args) => run_async(replay::run(args)),
-        Command::Topology(args) => run_async(topology::run(args)),
+        Command::Topology(args) => run_async(topology::run(args)).map_err(topology::with_exit),
         Command::Demo(args) => run_async(demo::run(args)),
         Command::Load(args) => run_async(load::run(*args)),
         Command::Inspect(args) => inspect::run(args),
@@ -92,6 +99,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Store(args) => store::run(args),
         Command::Tail(args) => run_async(tail::run(*args)),
         Command::Config(args) => config::run(args),
+        Command::Health(args) => run_async(health::run(args)),
+        Command::Manual(args) => manual::run(&args, &Cli::command()),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("remedyd: {error:#}");

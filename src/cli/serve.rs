@@ -21,6 +21,7 @@ use crate::machine::policy::Policy;
 use crate::model::organization::OrganizationSettings;
 use crate::model::time::{days, minutes};
 use crate::ops::port::{self, Port, Watched};
+use crate::ops::systemd::Supervisor;
 use crate::ops::{Access, backup};
 use crate::pipeline::clock::Clock;
 use crate::pipeline::engine::Limits;
@@ -44,19 +45,9 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     let topology = Topology::with_prefix(&settings.amqp.prefix, u16::try_from(settings.amqp.partitions)?).context(Exit::Config)?;
     let link = Arc::new(connect(&settings, topology.clone())?);
     let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), pipeline_settings(&settings, &topology)?).map_err(store_exit)?;
-    if let Some(ops) = &ops {
-        let view = pipeline.watch(&store).map_err(store_exit)?;
-        let (measured, copied) = (Arc::clone(&store), Arc::clone(&store));
-        let store_bytes = move || measured.size_bytes().ok();
-        let backup = move || {
-            let snapshot = copied.snapshot()?;
-            let writing: backup::Writing = Box::new(move |out| transfer::export(&snapshot, out));
-            Ok(writing)
-        };
-        ops.started(Watched::new(view, link.state(), settings.limits.outbox_rows as u64, store_bytes, backup));
-    }
+    let supervisor = watch(&settings, &pipeline, &store, &link, ops.as_ref())?;
     let announcing = tokio::spawn(announce(link.state()));
-    let result = work(pipeline, ops.as_ref(), &mut stop).await;
+    let result = work(pipeline, ops.as_ref(), supervisor.as_ref(), &mut stop).await;
     announcing.abort();
     if let Some(ops) = ops {
         ops.close().await;
@@ -68,8 +59,40 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     result.map(ExitCode::from)
 }
 
+/// The service has started: whoever watches it is told, and told of from now on.
+fn watch(
+    settings: &Settings,
+    pipeline: &Pipeline,
+    store: &Arc<JournalStore>,
+    link: &AmqpLink,
+    ops: Option<&Port<JournalStore>>,
+) -> anyhow::Result<Option<Supervisor>> {
+    if ops.is_none() && !Supervisor::listens() {
+        return Ok(None);
+    }
+    let view = pipeline.watch(store).map_err(store_exit)?;
+    let vitals = Arc::clone(&view.vitals);
+    if let Some(ops) = ops {
+        let (measured, copied) = (Arc::clone(store), Arc::clone(store));
+        let store_bytes = move || measured.size_bytes().ok();
+        let backup = move || {
+            let snapshot = copied.snapshot()?;
+            let writing: backup::Writing = Box::new(move |out| transfer::export(&snapshot, out));
+            Ok(writing)
+        };
+        ops.started(Watched::new(view, link.state(), settings.limits.outbox_rows as u64, store_bytes, backup));
+    }
+    let supervisor = Supervisor::listens().then(|| Supervisor::started(vitals, link.state()));
+    supervisor.transpose().context("starting the thread that tells systemd")
+}
+
 /// Until a signal or the end of the store; then drains, unless a second signal says not to.
-async fn work(mut pipeline: Pipeline, ops: Option<&Port<JournalStore>>, stop: &mut Stop) -> anyhow::Result<Exit> {
+async fn work(
+    mut pipeline: Pipeline,
+    ops: Option<&Port<JournalStore>>,
+    supervisor: Option<&Supervisor>,
+    stop: &mut Stop,
+) -> anyhow::Result<Exit> {
     tokio::select! {
         ended = pipeline.ended() => {
             ended.map_err(store_exit)?;
@@ -79,6 +102,9 @@ async fn work(mut pipeline: Pipeline, ops: Option<&Port<JournalStore>>, stop: &m
     }
     if let Some(ops) = ops {
         ops.draining();
+    }
+    if let Some(supervisor) = supervisor {
+        supervisor.stopping();
     }
     tokio::select! {
         drained = pipeline.drain() => {

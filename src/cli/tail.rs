@@ -40,7 +40,7 @@ pub struct TailArgs {
 
 pub async fn run(args: TailArgs) -> anyhow::Result<ExitCode> {
     let topology = args.broker.topology(1).context(Exit::Config)?;
-    let connection = args.broker.connect_or_exit("remedyd tail").await?;
+    let connection = args.broker.connect("remedyd tail").await?;
     let tap = Tap::open(connection, &topology.status(), &binding_keys(&args.types, args.tenant)).await;
     let mut tap = tap.map_err(whole).context(Exit::Broker)?;
     eprintln!("remedyd: listening to {}", topology.status());

@@ -64,7 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Check => {
             let connection = args.shape.broker.connect("remedyd topology").await?;
-            let checked = declare::check(&connection, &topology).await;
+            let checked = declare::check_with_rights(&connection, &topology).await;
             let differences = checked.map_err(whole)?;
             connection.close().await;
             for difference in &differences {
@@ -87,4 +87,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn say(line: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("writing to standard output")
+}
+
+/// What went wrong, with its exit code: the command line, or the broker.
+pub fn with_exit(error: anyhow::Error) -> anyhow::Error {
+    use super::exit::Exit;
+    if error.is::<Exit>() {
+        return error;
+    }
+    let exit = if error.is::<crate::broker::topology::TopologyError>() || error.is::<crate::broker::amqp::SettingsError>() {
+        Exit::Config
+    } else {
+        Exit::Broker
+    };
+    error.context(exit)
 }

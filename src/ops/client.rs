@@ -19,6 +19,8 @@ use super::inspect::{Format, Out, Question, Told};
 
 /// For one page, and for the next piece of a backup; the port itself answers within some seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A supervisor asks again soon, and an answer that takes longer is none.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// Far above what one page may be.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
@@ -76,10 +78,48 @@ pub enum AskError {
     },
 }
 
+/// One of the three questions about health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Would a restart help?
+    Live,
+    /// Does it take and publish?
+    Ready,
+    /// Has it recovered?
+    Started,
+}
+
+impl Probe {
+    fn path(self) -> &'static str {
+        match self {
+            Probe::Live => "/livez",
+            Probe::Ready => "/readyz",
+            Probe::Started => "/startupz",
+        }
+    }
+}
+
 struct Reply {
     status: StatusCode,
     next: Option<String>,
     body: String,
+}
+
+/// Asks how the service is. `Ok(Err(why))`: not well, in its own words.
+pub async fn probe(url: &OpsUrl, probe: Probe) -> Result<Result<(), String>, AskError> {
+    let Reply { status, body, .. } = within(PROBE_PATIENCE, url, get(url, None, probe.path())).await?;
+    let why = body.trim_end().to_owned();
+    match status {
+        StatusCode::OK => Ok(Ok(())),
+        StatusCode::SERVICE_UNAVAILABLE => Ok(Err(why)),
+        status => Err(AskError::Refused { url: url.clone(), status, why }),
+    }
+}
+
+async fn within(patience: Duration, url: &OpsUrl, asking: impl Future<Output = anyhow::Result<Reply>>) -> Result<Reply, AskError> {
+    let reply = tokio::time::timeout(patience, asking).await;
+    let reply = reply.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", patience.as_secs())));
+    reply.map_err(|source| AskError::Unreachable { url: url.clone(), source })
 }
 
 /// Asks, page after page, and hands on what is told.
@@ -91,9 +131,7 @@ pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format:
     let mut after = String::new();
     loop {
         let path = format!("{question}format={format}{after}");
-        let reply = tokio::time::timeout(PATIENCE, get(url, token, &path)).await;
-        let reply = reply.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())));
-        let Reply { status, next, body } = reply.map_err(|source| AskError::Unreachable { url: url.clone(), source })?;
+        let Reply { status, next, body } = within(PATIENCE, url, get(url, token, &path)).await?;
         let why = || body.trim_end().to_owned();
         match status {
             StatusCode::OK => out.text(&body).map_err(AskError::Output)?,

@@ -26,5 +26,6 @@ mod metrics;
 mod page;
 pub mod port;
 mod process;
+pub mod systemd;
 
 pub use access::Access;

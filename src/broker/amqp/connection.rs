@@ -35,6 +35,8 @@ pub enum AmqpError {
     Broken(String),
     #[error("the topology at the broker is not ours: {}", .0.join("; "))]
     Topology(Vec<String>),
+    #[error("rights at the broker are lacking: {}", .0.join("; "))]
+    Rights(Vec<String>),
 }
 
 impl AmqpError {
@@ -42,14 +44,14 @@ impl AmqpError {
     pub fn chain(&self) -> String {
         match self {
             Self::Failed { doing, source } => format!("{doing}: {source}"),
-            Self::TimedOut { .. } | Self::Broken(_) | Self::Topology(_) => self.to_string(),
+            Self::TimedOut { .. } | Self::Broken(_) | Self::Topology(_) | Self::Rights(_) => self.to_string(),
         }
     }
 
     /// Whether TLS has failed: a certificate, ours or the broker's, or something that does not speak it.
     pub fn is_tls(&self) -> bool {
         match self {
-            Self::Topology(_) | Self::TimedOut { .. } | Self::Broken(_) => false,
+            Self::Topology(_) | Self::Rights(_) | Self::TimedOut { .. } | Self::Broken(_) => false,
             Self::Failed { source, .. } => match source.kind() {
                 // what the TLS library gives for whatever it does not accept
                 lapin::ErrorKind::IOError(error) => error.kind() == std::io::ErrorKind::InvalidData,
@@ -62,7 +64,7 @@ impl AmqpError {
     /// is not there, a right that is lacking, other arguments.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Topology(_) => true,
+            Self::Topology(_) | Self::Rights(_) => true,
             Self::TimedOut { .. } | Self::Broken(_) => false,
             Self::Failed { source, .. } => match source.kind() {
                 lapin::ErrorKind::ProtocolError(error) => {

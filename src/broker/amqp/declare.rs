@@ -3,12 +3,18 @@
 //! Never here: a name or an argument; they are all in [`Topology`]. [`check`] must never create anything.
 
 use std::fmt;
+use std::time::Duration;
 
-use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::connection::{AmqpError, Connection, call};
+use super::settings::TimeOuts;
 use crate::broker::topology::{Argument, Arguments, Destination, Exchange, ExchangeKind, Queue, Topology};
+
+/// A broker that does not block answers a question about rights within milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Something at the broker that is not as the table has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +36,10 @@ pub enum Discrepancy {
     Refused {
         detail: String,
     },
+    /// There, but not ours to publish to.
+    MayNotPublish {
+        detail: String,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -40,6 +50,7 @@ impl fmt::Display for Difference {
             Discrepancy::Differs { argument: Some(argument), detail } => write!(f, "{object}: {argument} differs ({detail})"),
             Discrepancy::Differs { argument: None, detail } => write!(f, "{object}: differs ({detail})"),
             Discrepancy::Refused { detail } => write!(f, "{object}: access refused ({detail})"),
+            Discrepancy::MayNotPublish { detail } => write!(f, "{object}: the right to write is lacking ({detail})"),
         }
     }
 }
@@ -89,6 +100,52 @@ pub async fn check(connection: &Connection, topology: &Topology) -> Result<Vec<D
         differences.extend(look(connection, object).await?);
     }
     Ok(differences)
+}
+
+/// As [`check`], and if all is there, whether this user may publish to it.
+pub async fn check_with_rights(connection: &Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
+    let differences = check(connection, topology).await?;
+    if differences.is_empty() { rights(connection, topology).await } else { Ok(differences) }
+}
+
+/// Where this user may not publish and a service has to. Without this a right that is lacking would show only with the first
+/// event to publish, perhaps a page at night.
+///
+/// Asked within a transaction that is rolled back: the broker looks at the right when it gets the message, and nothing
+/// arrives anywhere. To the broker that is publishing all the same: while it has an alarm it blocks the connection that
+/// asks, which therefore has to be one of its own. Then nothing is known, and nothing is said to be lacking.
+pub async fn rights(connection: &Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
+    let mut lacking = Vec::new();
+    for (exchange, routing_key) in [(topology.status(), String::new()), (String::new(), topology.dead_letters())] {
+        match try_to_publish(connection, &exchange, &routing_key).await {
+            Ok(found) => lacking.extend(found),
+            Err(AmqpError::TimedOut { .. }) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lacking)
+}
+
+async fn try_to_publish(connection: &Connection, exchange: &str, routing_key: &str) -> Result<Option<Difference>, AmqpError> {
+    let object = match exchange {
+        "" => "the default exchange (for dead letters)".to_owned(),
+        name => format!("exchange {name}"),
+    };
+    // closed with the connection, which soon follows
+    let channel = connection.lasting_channel().await?;
+    let time_outs = TimeOuts { call: ANSWER_WITHIN, ..*connection.time_outs() };
+    let doing = format!("asking whether we may publish to {object}");
+    let asked = async {
+        channel.tx_select().await?;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.basic_publish(exchange.into(), routing_key.into(), options, b"", properties).await?;
+        channel.tx_rollback().await
+    };
+    let Err(error) = call(doing, &time_outs, asked).await else { return Ok(None) };
+    match channel_refusal(&error) {
+        Some((403, detail)) => Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),
+        Some(_) | None => Err(error),
+    }
 }
 
 /// What has a name at the broker.

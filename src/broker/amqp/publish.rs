@@ -23,8 +23,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Connection, call};
+use super::declare;
 use super::message::{self, Outgoing};
-use super::settings::AmqpSettings;
+use super::settings::{AmqpSettings, AtConnect};
 use super::standing::Standing;
 use super::supervisor::Session;
 use crate::broker::{Message, PublishError};
@@ -51,6 +52,9 @@ impl Session for Publishing {
     const NAME: &'static str = "publisher";
 
     async fn run(&mut self, connection: &Connection, _epoch: u64) -> Result<(), AmqpError> {
+        if self.settings.at_connect == AtConnect::Check {
+            self.look_at_rights().await?;
+        }
         let events = connection.lapin().events_listener();
         let channel = connection.lasting_channel().await?;
         let selecting = channel.confirm_select(ConfirmSelectOptions::default());
@@ -78,6 +82,21 @@ impl Session for Publishing {
 }
 
 impl Publishing {
+    /// On a connection of its own, see [`declare::rights`].
+    async fn look_at_rights(&self) -> Result<(), AmqpError> {
+        let AmqpSettings { endpoint, topology, tls, time_outs, .. } = &self.settings;
+        let asking = Connection::open(endpoint, &format!("{} rights", topology.prefix()), tls, *time_outs).await?;
+        let lacking = declare::rights(&asking, topology).await?;
+        // one that is blocked would not even take our goodbye; dropped, it is cut
+        if !asking.lapin().status().blocked() {
+            asking.close().await;
+        }
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(AmqpError::Rights(lacking.iter().map(ToString::to_string).collect()))
+    }
+
     async fn work(&mut self, window: &mut Window, events: impl futures_util::Stream<Item = Event> + Send) -> Result<(), AmqpError> {
         let mut events = std::pin::pin!(events);
         let mut turn = Vec::with_capacity(TURN);

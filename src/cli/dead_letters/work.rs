@@ -206,7 +206,7 @@ fn not_found<'a>(missing: impl Iterator<Item = &'a String>) -> anyhow::Result<Ex
 
 async fn begin(args: &QueueArgs) -> anyhow::Result<Pass> {
     let queue = args.broker.topology(1).context(Exit::Config)?.dead_letters();
-    let connect = async || args.broker.connect_or_exit("remedyd dead-letters").await;
+    let connect = async || args.broker.connect("remedyd dead-letters").await;
     Pass::begin([connect().await?, connect().await?], &args.broker.endpoint()?, &queue, args.partial).await.map_err(pass_exit)
 }
 
