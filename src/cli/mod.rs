@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod load;
 mod log;
 pub mod replay;
+pub mod schema;
 pub mod serve;
 pub mod topology;
 
@@ -48,6 +49,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
+    /// Print the JSON Schemas of every event, and an AsyncAPI document, for those who send and read them
+    Schema(schema::SchemaArgs),
 }
 
 /// Two worker threads do: the engine has its own, and commits have theirs.
@@ -78,6 +81,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Config(args) => config::run(args),
+        Command::Schema(args) => schema::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("remedyd: {error:#}");

@@ -5,6 +5,9 @@ use crate::model::time::{Timestamp, millis};
 /// What the errors say of a text that [`parse`] refuses.
 pub const EXPECTED: &str = "an RFC 3339 time from 1970 on";
 
+/// The shape that [`parse`] takes, for the schemas. That a date exists is beyond it.
+pub const PATTERN: &str = "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
+
 /// `2026-11-23T09:00:00Z`, with a fraction of up to 9 digits and any offset; cut to milliseconds.
 ///
 /// Times before 1970 are refused: none is meant, and stored keys and the AMQP timestamp are unsigned.
