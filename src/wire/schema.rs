@@ -211,6 +211,11 @@ fn published<A: Subject, B: JsonSchema>(generator: &mut SchemaGenerator) -> Sche
     if let Some(description) = description {
         schema.insert("description".to_owned(), description);
     }
+    // what is passed on names its report too; the two forms are laid over each other
+    if let Some(Value::Array(required)) = schema.pointer_mut("/properties/data/required") {
+        let mut known = std::collections::BTreeSet::new();
+        required.retain(|name| known.insert(name.to_string()));
+    }
     if let Some(subject) = schema.pointer_mut("/properties/subject") {
         *subject = json!({ "type": "string", "pattern": A::PATTERN });
     }
