@@ -87,7 +87,10 @@ fn what_is_printed_is_what_is_committed() {
     let names = |files: &BTreeMap<String, String>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&printed), names(&committed), "a schema came or went: CONTRACTS_UPDATE=1 cargo test --test contracts");
     let differing: Vec<&String> = printed.iter().filter(|(name, text)| committed[*name] != **text).map(|(name, _)| name).collect();
-    assert!(differing.is_empty(), "other than committed: {differing:?}; CONTRACTS_UPDATE=1 cargo test --test contracts, and look at the difference");
+    assert!(
+        differing.is_empty(),
+        "other than committed: {differing:?}; CONTRACTS_UPDATE=1 cargo test --test contracts, and look at the difference"
+    );
     assert!(printed.len() > 40, "{}", printed.len());
 }
 

@@ -34,6 +34,9 @@ trap 'exit 143' TERM
 declare -A NEEDED=(
     [rabbitmq-server]='[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server'
     [python3-pika]='/usr/bin/python3 -c "import pika"'
+    [python3-venv]='/usr/bin/python3 -c "import ensurepip, venv"'
+    [nodejs]='command -v node'
+    [npm]='command -v npm'
     [python3-prometheus-client]='/usr/bin/python3 -c "import prometheus_client"'
     [strace]='command -v strace'
     [chromium]='command -v chromium'

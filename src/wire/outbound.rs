@@ -188,10 +188,9 @@ fn body(body: &Body) -> BodyFields<'_> {
             BodyFields::PassedOn(passed_on(&payload.0))
         }
         Body::RemediationStatusChanged(change) => BodyFields::RemediationStatusChanged(change_fields(change)),
-        Body::RemediationVerified { remediation_id, plan_revision } => BodyFields::RemediationVerified(RemediationVerified {
-            remediation_id: *remediation_id,
-            plan_revision: *plan_revision,
-        }),
+        Body::RemediationVerified { remediation_id, plan_revision } => {
+            BodyFields::RemediationVerified(RemediationVerified { remediation_id: *remediation_id, plan_revision: *plan_revision })
+        }
         Body::AgentStatusChanged { from, to } => {
             BodyFields::AgentStatusChanged(AgentStatusChanged { from: from.map(OneOf), to: OneOf(*to) })
         }
@@ -259,12 +258,7 @@ fn finding_fields(finding: &notice::Finding) -> Finding<'_> {
 }
 
 fn foothold_fields(foothold: &Foothold) -> FoundFoothold<'_> {
-    FoundFoothold {
-        id: &foothold.id,
-        kind: &foothold.kind,
-        description: &foothold.description,
-        remediation_ids: &foothold.remediation_ids,
-    }
+    FoundFoothold { id: &foothold.id, kind: &foothold.kind, description: &foothold.description, remediation_ids: &foothold.remediation_ids }
 }
 
 /// Whoever it is, the same shape: a reader that knows people needs no second form for what no person did.

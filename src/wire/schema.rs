@@ -11,12 +11,12 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::inbound::{self, InboundType, fields::At};
+use super::limits;
 use super::outbound::forms::{
     AboutAgent, AboutOrganization, AboutReport, AgentStatusChanged, Bare, FunnelUpdated, IsolationChanged, IsolationDrifted, Paged,
     PhaseChanged, RemediationStatusChanged, RemediationVerified, Reopened, RequestRefused, ResolutionRefused, Sla, StatusChanged, Triaged,
 };
 use super::outbound::{Data, Event, TENANT_PATTERN};
-use super::limits;
 
 /// The schema of one event, envelope included.
 #[derive(Debug, Clone, PartialEq)]
@@ -184,7 +184,15 @@ const PUBLISHED: [(&str, &[Make]); 20] = [
     ("sla.warning", &[published::<AboutReport, Sla>]),
     ("sla.breached", &[published::<AboutReport, Sla>]),
     ("funnel.updated", &[published::<AboutOrganization, FunnelUpdated<'static>>]),
-    ("request.refused", &[published::<AboutReport, RequestRefused<'static>>, published::<AboutAgent, RequestRefused<'static>>]),
+    (
+        "request.refused",
+        &[
+            published::<AboutReport, RequestRefused<'static>>,
+            published::<AboutAgent, RequestRefused<'static>>,
+            // an agent that nobody has heard of has no sequence of its own
+            published::<AboutOrganization, RequestRefused<'static>>,
+        ],
+    ),
 ];
 
 /// What an event can be about, and the `subject` that says so.
@@ -289,7 +297,9 @@ mod tests {
         fn unbounded(schema: &Value, at: &str, found: &mut Vec<String>) {
             if let Value::Object(members) = schema {
                 let has = |keyword: &str| members.contains_key(keyword);
-                let is_string = members.get("type").is_some_and(|kind| kind == "string" || kind.as_array().is_some_and(|k| k.contains(&json!("string"))));
+                let is_string = members
+                    .get("type")
+                    .is_some_and(|kind| kind == "string" || kind.as_array().is_some_and(|k| k.contains(&json!("string"))));
                 if is_string && !["maxLength", "enum", "const", "format"].into_iter().any(has) {
                     found.push(at.to_owned());
                 }

@@ -47,9 +47,10 @@ fn the_parser_of_asyncapi_understands_the_document() {
     }
     assert_eq!(good["operations"].as_array().unwrap().len(), 3);
 
-    // and it would tell: an example that its own schema refuses, a reference to nowhere, a field that is not AsyncAPI's
-    let spoilt: [(&str, Value); 3] = [
-        ("/components/messages/inbound.agent.surveyed/examples/0/payload/data/agent_id", json!("twelve")),
+    // and it would tell: a word that is none, a reference to nowhere, a schema that is none, a binding that is none
+    let spoilt: [(&str, Value); 4] = [
+        ("/operations/take-events/action", json!("listen")),
+        ("/components/schemas/Surveyed/required", json!("agent_id")),
         ("/components/messages/inbound.agent.surveyed/payload/$ref", json!("#/components/schemas/nothing")),
         ("/channels/events/bindings/amqp/is", json!("topic")),
     ];

@@ -58,7 +58,9 @@ fn what_is_taken_validates() {
     let files = event_files().into_iter().map(|(path, _)| path).chain([root().join("tests/wire/events.ndjson")]);
     for path in files {
         let bytes = fs::read(&path).unwrap();
-        lines.extend(bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| (path.display().to_string(), line.to_vec())));
+        lines.extend(
+            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| (path.display().to_string(), line.to_vec())),
+        );
     }
     assert!(lines.len() > 300, "{}", lines.len());
     for (path, line) in &lines {
@@ -83,13 +85,35 @@ fn what_is_taken_validates() {
 
 /// The cases of `tests/wire/cases.txt` that are refused although they validate: the rule is between fields, or
 /// between what JSON Schema calls the same and this service does not. Whatever else is refused must not validate.
-const BEYOND_A_SCHEMA: [&str; 0] = [];
+const BEYOND_A_SCHEMA: [&str; 19] = [
+    r#"soc-1001-1 | ~/id = 1.0"#,
+    r#"soc-1001-1 | ~/remediations/total_count = 3"#,
+    r#"soc-1001-1 | ~/remediations/items/1/id = 1"#,
+    r#"soc-1001-1 | ~/remediations/items/3/action = "rotate the-LOCAL administrator_password""#,
+    r#"soc-1001-1 | ~/remediations/items/1/action = "delete-scheduled task" && ~/remediations/items/1/parameters = [{"name":"task","description":"\\Microsoft\\Windows\\OneDriveSync"}]"#,
+    r#"soc-1001-1 | ~/footholds/1/id = "fh-1""#,
+    r#"soc-1001-1 | ~/footholds/0/remediation_ids = [1,9]"#,
+    r#"soc-1005-1 | ~/remediations/items/1/action = "Kill Process""#,
+    r#"soc-1005-1 | ~/remediations/items/0/action = "isolate host""#,
+    r#"soc-1002-2 | /data/footholds = [{"id":"a","kind":"k","remediation_ids":[11]}]"#,
+    r#"org-1 | /data/time_zone = "Australia/Atlantis""#,
+    r#"org-1 | /data/time_zone = "Etc/Unknown""#,
+    r#"org-1 | /data/business_hours/opens = "17:00""#,
+    r#"org-1 | /data/business_hours/opens = "22:00" && /data/business_hours/closes = "06:00""#,
+    r#"org-1 | /data/business_hours/opens = "24:00" && /data/business_hours/closes = "24:00""#,
+    r#"org-1 | /data/unresponsive_after_days = 21.0"#,
+    r#"org-1 | /data/sla/high_warning_minutes = 30"#,
+    r#"org-1 | /data/sla = {"high_minutes":45}"#,
+    r#"org-1 | /data/sla = {"high_warning_minutes":60}"#,
+];
 
 #[test]
 fn what_is_refused_does_not_validate_where_a_schema_can_say_so() {
     let validators = validators("inbound/");
     let mut events = BTreeMap::new();
-    for (path, _) in event_files().into_iter().chain([(root().join("tests/wire/events.ndjson"), None)]) {
+    // the ids of the cases are used by several
+    let files = event_files().into_iter().map(|(path, _)| path).filter(|path| path.parent().unwrap().ends_with("samples"));
+    for path in files.chain([root().join("tests/wire/events.ndjson")]) {
         for line in fs::read_to_string(path).unwrap().lines() {
             if let Ok(event) = serde_json::from_str::<Value>(line) {
                 events.entry(event["id"].as_str().unwrap_or_default().to_owned()).or_insert(event);
@@ -107,6 +131,8 @@ fn what_is_refused_does_not_validate_where_a_schema_can_say_so() {
         let valid = validator.is_valid(&edited);
         match verdict {
             "ok" => assert_eq!(faults(validator, &edited), Vec::<String>::new(), "{line}"),
+            // told of fields that differ, not of a value
+            "tenant_mismatch" | "plan_incomplete" => {}
             _ if valid => beyond.push(format!("{base} | {edits}")),
             _ => refused += 1,
         }

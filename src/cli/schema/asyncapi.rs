@@ -98,7 +98,7 @@ fn routed(topology: &Topology, exchange: &str, about: &str, events: &[EventSchem
     let messages: Map<String, Value> = events
         .iter()
         .filter(|event| event.direction == direction)
-        .map(|event| (event.event_type.to_owned(), json!({ "$ref": format!("#/components/messages/{}", name(event)) })))
+        .map(|event| (name(event), json!({ "$ref": format!("#/components/messages/{}", name(event)) })))
         .collect();
     let kind = match declared.kind {
         ExchangeKind::Topic | ExchangeKind::Fanout => declared.kind.wire_name(),

@@ -175,7 +175,11 @@ impl JsonSchema for Zone {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "description": "A zone of the IANA database", "type": "string", "examples": ["Australia/Sydney"] })
+        json_schema!({
+            "description": "A zone of the IANA database, such as Australia/Sydney",
+            "type": "string",
+            "pattern": "^[A-Za-z][A-Za-z0-9/_.+-]*$",
+        })
     }
 }
 
