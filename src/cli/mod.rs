@@ -11,6 +11,7 @@ pub mod explain;
 pub mod inspect;
 pub mod load;
 mod log;
+mod reload;
 pub mod replay;
 pub mod schema;
 pub mod serve;

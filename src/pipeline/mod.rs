@@ -41,7 +41,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Lane, Link};
-use crate::config::Users;
+use crate::config::Publishers;
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
 
@@ -62,7 +62,7 @@ const RELAYED_BATCHES: usize = 64;
 pub struct Settings {
     pub partition: PartitionSettings,
     pub limits: Limits,
-    pub users: Arc<Users>,
+    pub users: Arc<Publishers>,
     /// Messages under way to the broker at a time.
     pub publish_window: usize,
 }
