@@ -1,4 +1,5 @@
-//! Documents that say what the code does are held against it: `docs/state-machine.md` against the tables of the machine.
+//! Documents that say what the code does are held against it: `docs/state-machine.md` against the tables of the machine,
+//! `docs/operations.md` against exit codes, settings and metrics.
 //!
 //! `DOCS_UPDATE=1 cargo test --test docs` writes the list of rows anew; the pictures are drawn by hand.
 
@@ -163,5 +164,41 @@ fn every_row_is_listed_with_where_it_is_shown() {
         fs::write(root().join(PAGE), format!("{head}{}{table}{}{tail}", MARKS[0], MARKS[1])).unwrap();
     } else {
         assert!(listed == table, "{PAGE}: the rows have changed: DOCS_UPDATE=1 cargo test --test docs");
+    }
+}
+
+/// The lines of a page between two marks.
+fn between<'p>(page: &'p str, mark: &str) -> Vec<&'p str> {
+    let (_, rest) = page.split_once(&format!("<!-- {mark} -->\n")).unwrap_or_else(|| panic!("no mark {mark}"));
+    rest.split_once(&format!("<!-- end of {mark} -->")).unwrap().0.lines().collect()
+}
+
+#[test]
+fn the_guide_for_operators_names_what_there_is() {
+    let page = text("docs/operations.md");
+    for exit in remedyd::cli::exit::Exit::ALL {
+        let row = format!("| {} | {} |", exit.code(), exit.meaning());
+        assert!(page.contains(&row), "no row {row}");
+    }
+    let reloadable: Vec<String> = remedyd::config::RELOADABLE.iter().map(|path| format!("- `{path}`")).collect();
+    assert_eq!(between(&page, "reloadable"), reloadable);
+    // settings and commands that are named exist
+    let quoted: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+    let sections: BTreeSet<&str> = remedyd::config::keys::ALL.iter().map(|key| key.section()).collect();
+    for name in &quoted {
+        if let Some((section, key)) = name.split_once('.')
+            && sections.contains(section)
+            && key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+        {
+            assert!(remedyd::config::keys::find(name).is_some(), "there is no setting {name}");
+        }
+    }
+    // a metric's name in the source stands without prefix, unit and `_total`
+    let source = text("src/ops/metrics.rs");
+    let named: Vec<&str> = quoted.iter().filter_map(|name| name.strip_prefix("remedyd_")).collect();
+    assert!(named.len() > 8, "{named:?}");
+    for name in named {
+        let bare = ["_seconds", "_bytes", "_total"].iter().fold(name, |name, ending| name.strip_suffix(ending).unwrap_or(name));
+        assert!(source.contains(&format!("\"{bare}\"")), "there is no metric {name}");
     }
 }
