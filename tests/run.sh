@@ -128,12 +128,12 @@ run_tests() {
     rm -rf "${CARGO_TARGET_DIR:-target}/reliability" "${CARGO_TARGET_DIR:-target}/reliability.json"
     {
         if cargo nextest --version >/dev/null 2>&1; then
-            cargo nextest run --features crash-points --no-fail-fast "${locked[@]}" "$@" || code=$?
+            cargo nextest run --features crash-points,otlp --no-fail-fast "${locked[@]}" "$@" || code=$?
         else
             [ $# -gt 0 ] || set -- --lib --bins --tests
-            cargo test --features crash-points --no-fail-fast "${locked[@]}" "$@" || code=$?
+            cargo test --features crash-points,otlp --no-fail-fast "${locked[@]}" "$@" || code=$?
         fi
-        cargo test --features crash-points --doc "${locked[@]}" || code=$?
+        cargo test --features crash-points,otlp --doc "${locked[@]}" || code=$?
         echo "$code" >"$scratch/code"
     } </dev/null 2>&1 | tee "$log"
     code=$(cat "$scratch/code")

@@ -16,6 +16,8 @@ pub mod replay;
 pub mod schema;
 pub mod serve;
 pub mod topology;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

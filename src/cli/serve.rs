@@ -42,6 +42,8 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     let publishers = Arc::new(Publishers::new(settings.users.clone()));
     let reload = Reload { args, in_force: settings.clone(), filter, publishers: Arc::clone(&publishers) };
     let reloading = tokio::spawn(reload.on(hangup));
+    #[cfg(feature = "otlp")]
+    let traces = super::traces::Traces::start()?;
     // the first of all: a supervisor sees from here that it is starting
     let ops = open_port(&settings).await?;
     let store = open_store(&settings).await?;
@@ -60,6 +62,10 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     reloading.abort();
     if let Some(ops) = ops {
         ops.close().await;
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.stop().await;
     }
     if let Ok(Exit::Ok) = result {
         link.close().await;

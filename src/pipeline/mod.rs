@@ -31,7 +31,8 @@ pub mod reading;
 pub mod recovery;
 mod relay;
 pub mod rows;
-pub mod sweep;
+pub mod spans;
+mod sweep;
 pub mod vitals;
 
 use std::sync::{Arc, OnceLock};
