@@ -18,6 +18,7 @@ use remedyd::model::report::ReportStatus;
 use remedyd::model::time::{Timestamp, days};
 use remedyd::pipeline::clock::Clock;
 use remedyd::pipeline::partition::{Partition, PartitionSettings};
+use remedyd::pipeline::verify::verify;
 use remedyd::pipeline::{reading, recovery, rows};
 use remedyd::store::memory::MemoryStore;
 use remedyd::store::{Store, keys};
@@ -195,8 +196,11 @@ impl Flood {
         }
     }
 
-    /// Invariants 11 and 15: no outbox row is left, and there is a timer row for what is due next.
+    /// Invariants 11 and 15: no outbox row is left, and there is a timer row for what is due next. The rest is what
+    /// `store verify` looks at.
     fn judge_rows(&mut self) {
+        let findings = verify(self.store.as_ref()).expect("readable");
+        assert!(findings.wrong.is_empty(), "{} wrong, such as {:#?}", findings.wrong.len(), findings.wrong.first());
         assert!(self.store.scan(keys::OUTBOX, &[], 1).expect("scan").is_empty(), "confirmed rows are left");
         assert!(self.store.scan(keys::OPEN_ATTEMPTS, &[], 1).expect("scan").is_empty(), "attempts are left open");
         let first = self.store.scan(keys::TIMERS, &[], 1).expect("scan");

@@ -6,7 +6,7 @@
 //!
 //! Never here: an outcome that is known beforehand.
 
-mod narrate;
+pub(super) mod narrate;
 mod tally;
 mod view;
 

@@ -50,9 +50,16 @@ pub(super) struct FromArgs {
     /// The store: a directory that `replay --store` has written, or the one in which a service keeps p0, p1, …
     #[arg(long, value_name = "DIR", required_unless_present = "url", conflicts_with = "url")]
     store: Option<PathBuf>,
+    #[command(flatten)]
+    asked: AskArgs,
+}
+
+/// A running service that may be asked.
+#[derive(Debug, Args)]
+pub(super) struct AskArgs {
     /// The ops port of a running service, as in http://127.0.0.1:9464
     #[arg(long, value_name = "URL")]
-    url: Option<OpsUrl>,
+    pub url: Option<OpsUrl>,
     /// The file with the token that the ops port asks for
     #[arg(long, value_name = "FILE", requires = "url")]
     token_file: Option<PathBuf>,
@@ -192,37 +199,43 @@ pub fn run(args: InspectArgs) -> anyhow::Result<ExitCode> {
 /// Prints the answer.
 pub(super) fn ask(from: &FromArgs, question: &Question, format: Format) -> anyhow::Result<ExitCode> {
     let mut out = Printed::new();
-    let (told, place) = match (&from.url, &from.store) {
-        (Some(url), _) => {
-            let token = from.token_file.as_deref().map(read_token).transpose()?;
-            let told = super::block_on(client::ask(url, token.as_deref(), question, format, &mut out))?;
-            (told.map_err(ask_exit)?, url.to_string())
-        }
-        (None, store) => {
-            let dir = store.as_deref().unwrap_or(Path::new(""));
-            let told = answer(&open(dir)?, question, format, &Page::default(), &mut out).map_err(with_exit)?;
-            (told, dir.display().to_string())
-        }
-    };
-    match told {
+    match told_by(from.store.as_deref(), &from.asked, question, format, &mut out)? {
         Told::All | Told::Until(_) => out.end(),
         Told::Unknown(what) => {
-            eprintln!("remedyd: {what} in {place}");
+            let store = || from.store.as_deref().unwrap_or(Path::new("")).display().to_string();
+            eprintln!("remedyd: {what} in {}", from.asked.url.as_ref().map_or_else(store, ToString::to_string));
             Ok(Exit::Negative.into())
         }
     }
 }
 
-fn ask_exit(error: AskError) -> anyhow::Error {
+/// Asks the running service, if there is one to ask, or the store.
+pub(super) fn told_by(
+    store: Option<&Path>,
+    asked: &AskArgs,
+    question: &Question,
+    format: Format,
+    out: &mut dyn Out,
+) -> anyhow::Result<Told> {
+    match &asked.url {
+        Some(url) => {
+            let token = asked.token_file.as_deref().map(read_token).transpose()?;
+            super::block_on(client::ask(url, token.as_deref(), question, format, out))?.map_err(ask_exit)
+        }
+        None => answer(&open(store.unwrap_or(Path::new("")))?, question, format, &Page::default(), out).map_err(with_exit),
+    }
+}
+
+pub(super) fn ask_exit(error: AskError) -> anyhow::Error {
     let exit = match error {
-        AskError::Unreachable { .. } => Exit::Broker,
+        AskError::Unreachable { .. } | AskError::BrokeOff { .. } => Exit::Broker,
         AskError::Denied { .. } => Exit::Config,
         AskError::Refused { .. } | AskError::Output(_) => Exit::Internal,
     };
     anyhow::Error::from(error).context(exit)
 }
 
-fn read_token(path: &Path) -> anyhow::Result<String> {
+pub(super) fn read_token(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).context(Exit::Config)?;
     Ok(text.trim().to_owned())
 }
@@ -243,7 +256,7 @@ fn open(dir: &Path) -> anyhow::Result<Stores<JournalStore>> {
 }
 
 /// Opening a directory without a store would create one, so it is looked at first.
-fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let is_store = |dir: &Path| dir.join("FORMAT").is_file();
     if is_store(dir) {
         return Ok(vec![dir.to_owned()]);
@@ -264,17 +277,17 @@ fn directories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Standard output, written as it comes. A reader that has seen enough (`| head`) ends the command, and well.
-struct Printed {
+pub(super) struct Printed {
     out: io::BufWriter<io::StdoutLock<'static>>,
     closed: bool,
 }
 
 impl Printed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { out: io::BufWriter::new(io::stdout().lock()), closed: false }
     }
 
-    fn end(mut self) -> anyhow::Result<ExitCode> {
+    pub(super) fn end(mut self) -> anyhow::Result<ExitCode> {
         let flushed = self.out.flush();
         self.seen(flushed)?;
         Ok(Exit::Ok.into())

@@ -60,7 +60,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     tenants: Option<u32>,
     /// Agents of each tenant
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     agents: u32,
     /// Shapes of plans: assisted:manual:both:none
     #[arg(long, value_name = "WEIGHTS", default_value = "2:1:3:1")]

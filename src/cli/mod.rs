@@ -3,7 +3,9 @@
 //! Never here: rules, or work that another entry point would need too. A command gathers its settings,
 //! calls the floors below and says how it went.
 
+mod broker;
 pub mod config;
+pub mod dead_letters;
 pub mod demo;
 mod embedded;
 pub mod exit;
@@ -11,10 +13,13 @@ pub mod explain;
 pub mod inspect;
 pub mod load;
 mod log;
+mod new_file;
 mod reload;
 pub mod replay;
 pub mod schema;
 pub mod serve;
+pub mod store;
+pub mod tail;
 pub mod topology;
 #[cfg(feature = "otlp")]
 mod traces;
@@ -50,6 +55,12 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Say in sentences why a report is where it is, what happens next and what somebody has to do
     Explain(explain::ExplainArgs),
+    /// List, show, replay and discard what could never be applied
+    DeadLetters(Box<dead_letters::DeadLettersArgs>),
+    /// Write a store down, make one of what was written, verify it, or take a backup of a running service
+    Store(store::StoreArgs),
+    /// Watch the service's events as they are published
+    Tail(Box<tail::TailArgs>),
     /// Check the settings, or print those in force
     Config(config::ConfigArgs),
     /// Print the JSON Schemas of every event, and an AsyncAPI document, for those who send and read them
@@ -83,6 +94,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Load(args) => run_async(load::run(*args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::DeadLetters(args) => dead_letters::run(*args),
+        Command::Store(args) => store::run(args),
+        Command::Tail(args) => run_async(tail::run(*args)),
         Command::Config(args) => config::run(args),
         Command::Schema(args) => schema::run(args),
     };
@@ -90,4 +104,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("remedyd: {error:#}");
         Exit::of(&error).into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    /// A conflict or a requirement that names an argument which is not there shows only when its command is run.
+    #[test]
+    fn every_command_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -20,14 +20,15 @@ use crate::config::{ClockSource, OutcomeModel, PemFile, Publishers, Settings, Tl
 use crate::machine::policy::Policy;
 use crate::model::organization::OrganizationSettings;
 use crate::model::time::{days, minutes};
-use crate::ops::Access;
 use crate::ops::port::{self, Port, Watched};
+use crate::ops::{Access, backup};
 use crate::pipeline::clock::Clock;
 use crate::pipeline::engine::Limits;
 use crate::pipeline::partition::PartitionSettings;
 use crate::pipeline::{self, Pipeline};
 use crate::store::journal::JournalStore;
 use crate::store::sled::SledSettings;
+use crate::store::transfer;
 
 use super::config::SettingsArgs;
 use super::exit::{Exit, store_exit};
@@ -53,8 +54,14 @@ pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
         pipeline::start(Arc::clone(&store), Arc::clone(&link), pipeline_settings(&settings, &topology, publishers)?).map_err(store_exit)?;
     if let Some(ops) = &ops {
         let view = pipeline.watch(&store).map_err(store_exit)?;
-        let measured = Arc::clone(&store);
-        ops.started(Watched::new(view, link.state(), settings.limits.outbox_rows as u64, move || measured.size_bytes().ok()));
+        let (measured, copied) = (Arc::clone(&store), Arc::clone(&store));
+        let store_bytes = move || measured.size_bytes().ok();
+        let backup = move || {
+            let snapshot = copied.snapshot()?;
+            let writing: backup::Writing = Box::new(move |out| transfer::export(&snapshot, out));
+            Ok(writing)
+        };
+        ops.started(Watched::new(view, link.state(), settings.limits.outbox_rows as u64, store_bytes, backup));
     }
     let announcing = tokio::spawn(announce(link.state()));
     let result = work(pipeline, ops.as_ref(), &mut stop).await;

@@ -234,30 +234,52 @@ impl Action {
     }
 }
 
-/// An action as it was written, and as it is compared.
+/// An action as it was written, and as it is compared. Which listed one it is, is found out once: every survey asks it
+/// of every item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ActionName(String);
+#[serde(from = "String", into = "String")]
+pub struct ActionName {
+    text: String,
+    listed: Option<Action>,
+}
 
 impl ActionName {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        let text = text.into();
+        let normalised = normalise(&text);
+        let listed = Action::ALL.into_iter().find(|action| action.as_str() == normalised);
+        Self { text, listed }
     }
 
     /// As the SOC wrote it; this is what is published.
     pub fn original(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Lower case, spaces and hyphens as `_`: "Delete Scheduled Task" = `delete_scheduled_task`.
     pub fn normalised(&self) -> String {
-        self.0.to_lowercase().replace([' ', '-'], "_")
+        normalise(&self.text)
     }
 
     pub fn listed(&self) -> Option<Action> {
-        let normalised = self.normalised();
-        Action::ALL.into_iter().find(|action| action.as_str() == normalised)
+        self.listed
     }
+}
+
+impl From<String> for ActionName {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<ActionName> for String {
+    fn from(name: ActionName) -> Self {
+        name.text
+    }
+}
+
+fn normalise(text: &str) -> String {
+    text.to_lowercase().replace([' ', '-'], "_")
 }
 
 /// Polymorphic, as in the vendor's API (messages.md, Inbound).
@@ -380,6 +402,9 @@ pub struct Remediation {
 impl Remediation {
     /// Equal (type, normalised action, parameters): the same work (T1).
     pub fn same_fingerprint(&self, other: &Remediation) -> bool {
-        self.kind == other.kind && self.action.normalised() == other.action.normalised() && self.parameters == other.parameters
+        self.kind == other.kind
+            && self.action.listed == other.action.listed
+            && self.parameters == other.parameters
+            && self.action.normalised() == other.action.normalised()
     }
 }

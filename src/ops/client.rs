@@ -3,20 +3,21 @@
 //! Never here: TLS (what stands before the port speaks it), redirects, or an answer without a bound.
 
 use std::fmt;
+use std::io::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONNECTION, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::api::NEXT;
 use super::inspect::{Format, Out, Question, Told};
 
-/// For one page; the port itself answers within some seconds.
+/// For one page, and for the next piece of a backup; the port itself answers within some seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Far above what one page may be.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -67,6 +68,12 @@ pub enum AskError {
     Refused { url: OpsUrl, status: StatusCode, why: String },
     #[error("writing the answer")]
     Output(#[source] anyhow::Error),
+    #[error("{url} broke off in the middle; its log says why")]
+    BrokeOff {
+        url: OpsUrl,
+        #[source]
+        source: anyhow::Error,
+    },
 }
 
 struct Reply {
@@ -101,20 +108,54 @@ pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format:
     }
 }
 
-async fn get(url: &OpsUrl, token: Option<&str>, path: &str) -> anyhow::Result<Reply> {
-    let stream = TcpStream::connect(&url.authority).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driving = tokio::spawn(connection);
-    let mut request = Request::get(path).header(HOST, &url.authority).header(CONNECTION, "close");
-    if let Some(token) = token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+/// Has the service write its store down, and hands the lines on as they come. Whether they are all there their end says.
+pub async fn backup(url: &OpsUrl, token: Option<&str>, out: &mut (dyn Write + Send)) -> Result<(), AskError> {
+    let unreachable = |source| AskError::Unreachable { url: url.clone(), source };
+    // a checkpoint of the store that is under way has to end first
+    let asked = tokio::time::timeout(PATIENCE * 2, send(url, token, Method::POST, "/api/v1/backup")).await;
+    let (response, driving) = asked.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer"))).map_err(unreachable)?;
+    let (status, mut body) = (response.status(), response.into_body());
+    if status != StatusCode::OK {
+        let why = Limited::new(body, MAX_BODY_BYTES).collect().await.map(|why| why.to_bytes()).unwrap_or_default();
+        let why = String::from_utf8_lossy(&why).trim_end().to_owned();
+        return Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::MISDIRECTED_REQUEST => AskError::Denied { url: url.clone(), why },
+            status => AskError::Refused { url: url.clone(), status, why },
+        });
     }
-    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let broke_off = |source: anyhow::Error| AskError::BrokeOff { url: url.clone(), source };
+    loop {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|error| broke_off(error.into()))?;
+        let Some(frame) = frame else { break };
+        if let Ok(piece) = frame.map_err(|error| broke_off(error.into()))?.into_data() {
+            out.write_all(&piece).map_err(|error| AskError::Output(error.into()))?;
+        }
+    }
+    driving.abort();
+    Ok(())
+}
+
+async fn get(url: &OpsUrl, token: Option<&str>, path: &str) -> anyhow::Result<Reply> {
+    let (response, driving) = send(url, token, Method::GET, path).await?;
     let status = response.status();
     let next = response.headers().get(NEXT).and_then(|next| next.to_str().ok()).map(str::to_owned);
     let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
     driving.abort();
     Ok(Reply { status, next, body: String::from_utf8(body.to_vec())? })
+}
+
+type Driving = tokio::task::JoinHandle<hyper::Result<()>>;
+
+/// The response, and the task that drives its connection.
+async fn send(url: &OpsUrl, token: Option<&str>, method: Method, path: &str) -> anyhow::Result<(Response<Incoming>, Driving)> {
+    let stream = TcpStream::connect(&url.authority).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driving = tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header(HOST, &url.authority).header(CONNECTION, "close");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    Ok((sender.send_request(request.body(Empty::<Bytes>::new())?).await?, driving))
 }
 
 #[cfg(test)]

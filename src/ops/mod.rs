@@ -6,15 +6,17 @@
 //! /metrics                      OpenMetrics
 //! /                             the status page
 //! /api/v1/…                     what `inspect` and `explain` answer, a page at a time
+//! POST /api/v1/backup           the whole store as of one moment, as lines
 //! ```
 //!
-//! Reading only, beside the engine and never in its way: figures come from atomics, rows from committed batches, one
+//! Reading only (a POST for the one question that costs the service something), beside the engine and never in its way: figures come from atomics, rows from committed batches, one
 //! question at a time and each with a budget of rows.
 //!
 //! Never here: a write, a decision, a secret, or a reason to restart that a restart does not mend.
 
 mod access;
 mod api;
+pub mod backup;
 pub mod client;
 pub mod explain;
 mod facts;

@@ -15,8 +15,10 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, R
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +30,7 @@ use crate::broker::LinkState;
 use crate::model::time::{Timestamp, system_now};
 use crate::pipeline::View;
 use crate::store::Store;
+use crate::store::transfer::TransferError;
 
 use super::access::Access;
 use super::api::{self, Asked, BUDGET_ROWS, Body, NEXT, Parameters};
@@ -35,12 +38,12 @@ use super::facts::Facts;
 use super::health::Stage;
 use super::inspect::stores::{Stores, TooMuch};
 use super::inspect::{Format, Told, answer};
-use super::{metrics, page};
+use super::{backup, metrics, page};
 
 /// Connections at a time; further ones wait to be accepted. A flood of them must not use up the descriptors that the
 /// store and the broker need.
 const CONNECTIONS: usize = 32;
-/// A connection is closed after this long, whatever it does: a scraper comes again.
+/// A connection is closed after this long, whatever it does but for a backup: a scraper comes again.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(60);
 /// For the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
@@ -70,6 +73,7 @@ pub struct Watched<S> {
     pub outbox_limit: u64,
     /// The size of the store's files.
     pub store_bytes: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    pub(super) backup: backup::Begin,
     epoch: AtomicU64,
 }
 
@@ -79,8 +83,9 @@ impl<S> Watched<S> {
         link: watch::Receiver<LinkState>,
         outbox_limit: u64,
         store_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
+        backup: impl Fn() -> Result<backup::Writing, TransferError> + Send + Sync + 'static,
     ) -> Self {
-        Self { view, link, outbox_limit, store_bytes: Box::new(store_bytes), epoch: AtomicU64::new(0) }
+        Self { view, link, outbox_limit, store_bytes: Box::new(store_bytes), backup: Box::new(backup), epoch: AtomicU64::new(0) }
     }
 
     /// Connections after the first, as far as has been looked.
@@ -99,7 +104,7 @@ pub struct Port<S> {
     tasks: TaskTracker,
 }
 
-struct Shared<S> {
+pub(super) struct Shared<S> {
     access: Access,
     started_at: Timestamp,
     standing: RwLock<Standing<S>>,
@@ -112,7 +117,7 @@ struct Standing<S> {
     watched: Option<Arc<Watched<S>>>,
 }
 
-type Of<S> = State<Arc<Shared<S>>>;
+pub(super) type Of<S> = State<Arc<Shared<S>>>;
 
 impl Bound {
     pub fn address(&self) -> SocketAddr {
@@ -155,7 +160,7 @@ impl<S: Store> Port<S> {
 }
 
 impl<S: Store> Shared<S> {
-    fn standing(&self) -> (Stage, Option<Arc<Watched<S>>>) {
+    pub(super) fn standing(&self) -> (Stage, Option<Arc<Watched<S>>>) {
         let standing = self.standing.read().unwrap_or_else(PoisonError::into_inner);
         (standing.stage, standing.watched.clone())
     }
@@ -195,9 +200,15 @@ async fn accept(listener: TcpListener, router: Router, closing: CancellationToke
                 let (router, closing) = (router.clone(), closing.clone());
                 tasks.spawn(async move {
                     let _permit = permit;
+                    let longer = Longer::default();
+                    let over = async {
+                        tokio::time::sleep(LONGEST_CONNECTION).await;
+                        longer.0.lock().await
+                    };
                     tokio::select! {
                         () = closing.cancelled() => {}
-                        _ = tokio::time::timeout(LONGEST_CONNECTION, converse(stream, router)) => {}
+                        _ = over => {}
+                        () = converse(stream, router, longer.clone()) => {}
                     }
                 });
             }
@@ -209,10 +220,19 @@ async fn accept(listener: TcpListener, router: Router, closing: CancellationToke
     }
 }
 
-async fn converse(stream: TcpStream, router: Router) {
+/// Held by what may keep its connection for longer than others: a backup, for as long as it makes progress.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Longer(pub Arc<tokio::sync::Mutex<()>>);
+
+async fn converse(stream: TcpStream, router: Router, longer: Longer) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(longer.clone());
+        router.call(request)
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 * 1024);
-    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await;
+    let served = http.serve_connection(TokioIo::new(stream), service).await;
     if let Err(error) = served {
         tracing::debug!(error = %error, "a connection to the ops port ended early");
     }
@@ -272,6 +292,7 @@ fn router<S: Store>(shared: Arc<Shared<S>>) -> Router {
             "/api/v1/dead-letters",
             get(async |State(shared): Of<S>, query: Asking| ask(shared, api::parameters(query).and_then(api::dead_letters)).await),
         )
+        .route("/api/v1/backup", post(backup::answer::<S>))
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here\n"))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard));
     probes.merge(guarded).layer(middleware::map_response(seal)).with_state(shared)

@@ -1,5 +1,5 @@
 //! Dead letters: what can never be applied, with the reason, as a message for the queue and as a row for
-//! people. Never here: the decision that something is one.
+//! people; and back from that message to the one that came. Never here: the decision that something is one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -72,6 +72,44 @@ impl DeadLetters {
     }
 }
 
+/// A dead letter as it lies in the queue: what it says of itself, and the message that it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    pub reason: String,
+    pub detail: String,
+    pub failed_at: Option<Timestamp>,
+    /// Who had sent it, as the broker had checked.
+    pub user_id: Option<String>,
+    /// With the exchange and the routing key that it came by, and no header of ours or of the broker's.
+    pub original: Message,
+}
+
+impl Letter {
+    /// The reverse of what made it. What somebody else has put into the queue has no reason.
+    pub fn of(message: Message) -> Self {
+        let header = |name: &str| {
+            message.headers.iter().find(|(header, _)| header == name).and_then(|(_, value)| match value {
+                HeaderValue::Text(text) => Some(text.clone()),
+                HeaderValue::Integer(_) | HeaderValue::Bool(_) | HeaderValue::Other(_) => None,
+            })
+        };
+        let said = |name: &str| header(name).unwrap_or_default();
+        Self {
+            reason: said("reason"),
+            detail: said("detail"),
+            failed_at: header("failed-at").and_then(|at| at.parse().ok()),
+            user_id: header("original-user-id"),
+            original: Message {
+                exchange: said("original-exchange"),
+                routing_key: said("original-routing-key"),
+                user_id: None,
+                headers: message.headers.iter().filter(|(name, _)| !is_stripped(name)).cloned().collect(),
+                ..message
+            },
+        }
+    }
+}
+
 /// The message as it came, addressed to the dead letter queue.
 fn dead_letter(message: &Message, reason: &str, detail: String, now: Timestamp, queue: &str) -> Message {
     let mut headers: Vec<(String, HeaderValue)> = message.headers.iter().filter(|(name, _)| !is_stripped(name)).cloned().collect();
@@ -104,5 +142,34 @@ fn value_bytes(value: &HeaderValue) -> usize {
         HeaderValue::Text(text) | HeaderValue::Other(text) => text.len(),
         HeaderValue::Integer(_) => 8,
         HeaderValue::Bool(_) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_gives_back_the_message_that_it_was() {
+        let header = |name: &str, text: &str| (name.to_owned(), HeaderValue::Text(text.into()));
+        let original = Message {
+            exchange: "remedyd.events".into(),
+            routing_key: "agent.surveyed.5.4".into(),
+            content_type: Some("application/json".into()),
+            message_id: Some("m-1".into()),
+            timestamp: Some(7),
+            headers: vec![header("tenantid", "5.4"), ("n".into(), HeaderValue::Integer(3))],
+            body: b"{}".to_vec(),
+            ..Message::default()
+        };
+        let came = Message {
+            user_id: Some("portal".into()),
+            headers: [original.headers.clone(), vec![header("x-death", "x"), header("x-first-death-queue", "q")]].concat(),
+            ..original.clone()
+        };
+        let now = Timestamp::from_second(1_795_425_600).expect("in range");
+        let letter = Letter::of(dead_letter(&came, "invalid", "why".into(), now, "dead-letters"));
+        assert_eq!((letter.reason.as_str(), letter.detail.as_str(), letter.failed_at), ("invalid", "why", Some(now)));
+        assert_eq!((letter.user_id.as_deref(), letter.original), (Some("portal"), original));
     }
 }

@@ -52,7 +52,12 @@ pub fn subjects_of(tenant: TenantId) -> Vec<u8> {
 
 /// The subject in a subject key.
 pub fn subject_of(key: &[u8]) -> Option<SubjectKey> {
-    tenant_and_subject(std::str::from_utf8(key.strip_prefix(SUBJECTS)?).ok()?).map(|(_, subject)| subject)
+    subject_parts(key).map(|(_, subject)| subject)
+}
+
+/// Whose subject, and which, a subject key names.
+pub fn subject_parts(key: &[u8]) -> Option<(TenantId, SubjectKey)> {
+    tenant_and_subject(std::str::from_utf8(key.strip_prefix(SUBJECTS)?).ok()?)
 }
 
 pub fn audit_of(tenant: TenantId) -> Vec<u8> {

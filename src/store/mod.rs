@@ -24,6 +24,7 @@ pub mod keys;
 pub mod memory;
 pub mod record;
 pub mod sled;
+pub mod transfer;
 
 use std::path::PathBuf;
 

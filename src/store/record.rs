@@ -63,6 +63,19 @@ pub fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, StoreE
         .map_err(|e| refuse(format!("does not have the expected form ({:?} error at byte {})", e.classify(), e.column())))
 }
 
+/// The payload of a row that is a whole record, as it stands there.
+pub(super) fn payload(bytes: &[u8]) -> Option<&[u8]> {
+    let (&version, rest) = bytes.split_first()?;
+    let (crc, payload) = rest.split_first_chunk::<4>()?;
+    (version == RECORD_VERSION && u32::from_le_bytes(*crc) == crc32fast::hash(payload)).then_some(payload)
+}
+
+/// The row whose payload this is.
+pub(super) fn framed(payload: &[u8]) -> Vec<u8> {
+    let crc = crc32fast::hash(payload);
+    [&[RECORD_VERSION][..], &crc.to_le_bytes(), payload].concat()
+}
+
 /// `key` for people: ASCII as it is, the rest escaped, cut at [`SHOWN_KEY_BYTES`].
 pub fn printable(key: &[u8]) -> String {
     let shown = &key[..key.len().min(SHOWN_KEY_BYTES)];

@@ -66,6 +66,8 @@ pub struct Load {
     commands: mpsc::UnboundedSender<Command>,
     /// How many outbound events have been heard.
     heard: watch::Receiver<u64>,
+    /// Whether the broker may be called.
+    broker_is_there: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -86,6 +88,7 @@ struct Worker {
     markers: usize,
     commands: mpsc::UnboundedReceiver<Command>,
     heard: watch::Sender<u64>,
+    broker_is_there: watch::Receiver<bool>,
 }
 
 struct Wire {
@@ -100,6 +103,7 @@ impl Load {
     pub async fn start(url: &str, prefix: &str, ledger: &Path, seed: u64, with_identities: bool) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let (heard, listening) = watch::channel(0);
+        let (there, broker_is_there) = watch::channel(true);
         let wire = within("the checker's connection", Wire::connect(url, prefix)).await.expect("the broker is there");
         let worker = Worker {
             url: url.into(),
@@ -116,8 +120,9 @@ impl Load {
             markers: 0,
             commands: received,
             heard,
+            broker_is_there,
         };
-        Self { commands, heard: listening, task: tokio::spawn(worker.run()) }
+        Self { commands, heard: listening, broker_is_there: there, task: tokio::spawn(worker.run()) }
     }
 
     pub fn heard(&self) -> u64 {
@@ -161,6 +166,11 @@ impl Load {
 
     pub fn crashed(&self, how: impl Into<String>) {
         self.command(Command::Crash(how.into()));
+    }
+
+    /// Nobody waits for a broker whose queues have no leaders (`Node::again` says why).
+    pub fn broker_is_there(&self, there: bool) {
+        self.broker_is_there.send_replace(there);
     }
 
     pub fn resume(&self) {
@@ -329,6 +339,8 @@ impl Worker {
     }
 
     async fn reconnect(&mut self) {
+        let back = timeout(BROKER_AWAY, self.broker_is_there.wait_for(|there| *there)).await;
+        back.expect("the broker comes back").expect("the test goes on");
         let (away, mut pace) = (Instant::now(), tokio::time::interval(Duration::from_millis(200)));
         loop {
             pace.tick().await;
@@ -438,8 +450,7 @@ impl Wire {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         channel.basic_qos(500, BasicQosOptions::default()).await?;
         let queue = format!("{prefix}.checker");
-        // classic, which keeps what it has confirmed from kill -9: after one, RabbitMQ 3.10 may let nobody consume from a
-        // quorum queue again that had a busy consumer (its channel process times out in rabbit_quorum_queue:consume)
+        // classic, which keeps what it has confirmed from kill -9
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await?;
         let exchange = format!("{prefix}.status");

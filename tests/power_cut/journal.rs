@@ -3,7 +3,7 @@
 //! Never here: whether it is right; the store says that when it opens them.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Of a file's head, and of a frame's (src/store/journal/log.rs, frame.rs).
@@ -33,7 +33,8 @@ impl Files {
         let Some(newest) = numbers.iter().copied().max() else { return Self::default() };
         // a file that is removed just now is as good as empty
         let bytes = fs::read(path(&dir, newest)).unwrap_or_default();
-        Self { newest, before: numbers.contains(&(newest - 1)), begun: bytes.len() <= HEAD_BYTES, torn: is_torn(&bytes) }
+        let (end, torn) = end_of(&bytes);
+        Self { newest, before: numbers.contains(&(newest - 1)), begun: end <= HEAD_BYTES, torn }
     }
 
     /// A checkpoint has closed the file before, and has not removed it. `opened`: the file begun when the store was opened.
@@ -52,8 +53,9 @@ pub fn tear(store: &Path) -> Files {
         return files;
     }
     let half = HEAD_BYTES + first_frame_bytes(&bytes) / 2;
-    let mut file = File::options().append(true).open(&newest).expect("the newest file");
-    file.write_all(&bytes[HEAD_BYTES..half]).and_then(|()| file.sync_all()).expect("written");
+    let file = File::options().write(true).open(&newest).expect("the newest file");
+    let end = end_of(&bytes).0 as u64;
+    file.write_all_at(&bytes[HEAD_BYTES..half], end).and_then(|()| file.sync_all()).expect("written");
     Files::of(store)
 }
 
@@ -66,15 +68,15 @@ fn first_frame_bytes(file: &[u8]) -> usize {
     FRAME_HEADER_BYTES + u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize
 }
 
-fn is_torn(bytes: &[u8]) -> bool {
-    let Some(mut rest) = bytes.get(HEAD_BYTES..) else { return !bytes.is_empty() };
-    while !rest.is_empty() {
-        let Some((header, behind)) = rest.split_at_checked(FRAME_HEADER_BYTES) else { return true };
+/// Where the last whole batch ends, and whether anything but zeros follows.
+fn end_of(bytes: &[u8]) -> (usize, bool) {
+    let Some(mut rest) = bytes.get(HEAD_BYTES..) else { return (0, !bytes.is_empty()) };
+    while let Some((header, behind)) = rest.split_at_checked(FRAME_HEADER_BYTES) {
         let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         match behind.get(length..) {
             Some(behind) if header.starts_with(FRAME_MAGIC) => rest = behind,
-            _ => return true,
+            _ => break,
         }
     }
-    false
+    (bytes.len() - rest.len(), rest.iter().any(|byte| *byte != 0))
 }

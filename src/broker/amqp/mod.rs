@@ -8,11 +8,15 @@
 //!  settle ─▶ ledger ─▶ frames ──▶ consume ═▶
 //!  publish ─▶ jobs (window) ────▶ publish ═▶ connection 2 ═ broker
 //! ```
+//! Beside the link: [`declare`] (the topology), [`pass`] and [`tap`] (for people who look into a queue).
+//!
 //! Two connections, since the broker blocks one that publishes as a whole. Each has its [`supervisor`].
 
 pub mod connection;
 pub mod declare;
+pub mod pass;
 pub mod settings;
+pub mod tap;
 
 mod consume;
 mod ledger;

@@ -70,6 +70,12 @@ impl Endpoint {
         &self.uri.vhost
     }
 
+    /// The user that the broker will know this connection by; `None` where its certificate says that.
+    pub(super) fn password_user(&self) -> Option<&str> {
+        let external = self.uri.query.auth_mechanism.is_some_and(|mechanism| mechanism == lapin::uri::SASLMechanism::External);
+        (!external).then_some(self.uri.authority.userinfo.username.as_str())
+    }
+
     pub(super) fn uri(&self) -> &AMQPUri {
         &self.uri
     }

@@ -7,6 +7,7 @@
 //!                                  checkpoint (own thread): sled, fdatasync ─▶ the file is removed
 //! get, scan: overlay, frozen overlay, sled
 //! open:      sled, then the journal files that no checkpoint covers, into the overlay
+//! snapshot:  the overlay frozen, and its checkpoint put off for as long as that and sled are read
 //! ```
 //! What most rows do in their life, an outbox row above all, is to appear and to go again. sled pays for each
 //! step with a write of a page; the journal pays with the bytes, and sled sees what is left after thousands of batches.
@@ -18,6 +19,7 @@ mod checkpoint;
 mod frame;
 mod log;
 mod overlay;
+mod snapshot;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
@@ -27,12 +29,17 @@ use super::{Batch, Row, Store, StoreError};
 use checkpoint::Checkpoints;
 use log::Log;
 use overlay::{Layer, Layers};
+use snapshot::Held;
+
+pub use snapshot::Snapshot;
 
 /// How much is journalled before a checkpoint is begun: as many bytes of memory at least, twice while one is under way.
 /// The longer, the more rows have gone again by then; the shorter, the less there is to read at a start.
 const CHECKPOINT_BYTES: u64 = 48 * 1024 * 1024;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.
 const WAIT_AT: u64 = 3;
+/// A snapshot is given up at this many times as much: the checkpoint that it puts off has to get on before commits wait.
+const GIVE_UP_AT: u64 = 2;
 
 /// Each open begins a file; so many are brought into sled before it goes on.
 const MANY_FILES: usize = 16;
@@ -51,6 +58,10 @@ struct Lane {
     log: Log,
     /// The number of the last batch.
     number: u64,
+    /// A checkpoint that waits until a snapshot has been read.
+    held: Option<Held>,
+    /// A snapshot waits for the checkpoint under way: none is begun behind it.
+    awaited: bool,
 }
 
 struct Shared {
@@ -88,7 +99,7 @@ impl JournalStore {
         let log = Log::start(dir, recovered, Arc::clone(&failure))?;
         let shared = Arc::new(Shared { layers: RwLock::new(Layers { active, frozen: None }), sled, failure });
         let checkpoints = Checkpoints::start(dir, Arc::clone(&shared), checkpoint_bytes)?;
-        let store = Self { lane: Mutex::new(Lane { checkpoints, log, number }), shared };
+        let store = Self { lane: Mutex::new(Lane { checkpoints, log, number, held: None, awaited: false }), shared };
         if much {
             store.checkpoint()?;
         }
@@ -145,11 +156,18 @@ impl Lane {
             layers.active.bytes
         };
         self.checkpoints.look(shared)?;
-        if bytes < self.checkpoints.bytes {
+        let times = |times: u64| self.checkpoints.bytes.saturating_mul(times);
+        let (much, too_much) = (bytes >= times(GIVE_UP_AT), bytes >= times(WAIT_AT));
+        match &self.held {
+            Some(held) if held.is_read() && !much => return Ok(()),
+            Some(_) => self.begin_held(),
+            None => {}
+        }
+        if bytes < self.checkpoints.bytes || (self.awaited && !much) {
             return Ok(());
         }
         if self.checkpoints.is_busy() {
-            if bytes < self.checkpoints.bytes.saturating_mul(WAIT_AT) {
+            if !too_much {
                 return Ok(());
             }
             self.checkpoints.wait(shared)?;
@@ -159,11 +177,26 @@ impl Lane {
 
     /// Freezes the overlay, with the files that hold it.
     fn begin_checkpoint(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        self.begin_held();
         self.checkpoints.wait(shared)?;
-        let through = self.log.rotate()?;
-        let frozen = shared.layers.write().map_err(|_| half_done())?.freeze();
+        let (frozen, through) = self.freeze(shared)?;
         self.checkpoints.begin(frozen, through);
         Ok(())
+    }
+
+    /// Begins the checkpoint that has waited for a snapshot, if there is one; who still reads that is told that it is over.
+    fn begin_held(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.give_up();
+            self.checkpoints.begin(held.frozen, held.through);
+        }
+    }
+
+    /// The overlay so far and the newest file that is in it. There must be no frozen one.
+    fn freeze(&mut self, shared: &Shared) -> Result<(Arc<Layer>, u64), StoreError> {
+        let through = self.log.rotate()?;
+        let frozen = shared.layers.write().map_err(|_| half_done())?.freeze();
+        Ok((frozen, through))
     }
 }
 

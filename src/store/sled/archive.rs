@@ -3,14 +3,14 @@
 //! ```text
 //! archive/<16 digits>.ndjson    the number counts files; a new one is begun at every open and at 64 MiB
 //! ```
-//! Nothing in here is ever read by the service; it is for people, for their backup and for their own databases. A
+//! Nothing in here is ever read by the service but for a backup; it is for people and for their own databases. A
 //! file that is not the newest does not change any more and may be moved away. Every file is complete but for a last
 //! line that a crash has cut short; that line comes again, whole, in the next file.
 //!
 //! Must never: lose a line whose rows are gone, or write into a file of an earlier run.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +81,41 @@ impl Archive {
         }
         Ok(newest)
     }
+}
+
+/// Gives each whole line of the archive in order. Nothing may be added meanwhile.
+pub(super) fn lines<E: From<StoreError>>(store: &Path, line: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let reading = failed("reading the archive");
+    for path in files(&store.join(ARCHIVE)).map_err(&reading)? {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(file = %path.display(), "a file of the archive has been moved away while it was to be read");
+                continue;
+            }
+            Err(error) => return Err(reading(error).into()),
+        };
+        let (mut file, mut text) = (BufReader::new(file), Vec::new());
+        loop {
+            text.clear();
+            file.read_until(b'\n', &mut text).map_err(&reading)?;
+            // without its end a crash has cut it short, and it stands whole in the next file
+            let Some(whole) = text.strip_suffix(b"\n") else { break };
+            line(whole)?;
+        }
+    }
+    Ok(())
+}
+
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
+    // names have the same length
+    files.sort();
+    Ok(files)
 }
 
 #[cfg(test)]

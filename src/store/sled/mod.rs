@@ -145,6 +145,11 @@ impl SledStore {
         row.map(position).transpose().map_err(|_| corrupt(&self.dir, "the position of the journal in db is damaged"))
     }
 
+    /// Gives each line of the archive in order. Nothing may be added meanwhile.
+    pub(in crate::store) fn archive<E: From<StoreError>>(&self, line: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        archive::lines(&self.dir, line)
+    }
+
     /// Says for the first time that there is a journal.
     pub(in crate::store) fn set_journal_position(&self, position: u64) -> Result<(), StoreError> {
         self.commit_covering(&Batch::default(), position)
