@@ -1,7 +1,7 @@
 //! Settings: what an operator may choose, typed and within bounds.
 //!
 //! ```text
-//! defaults  <  file (TOML)  <  environment (REMEDYD_…)  <  flags      ─▶  Settings, or every error at once
+//! defaults  <  file (TOML)  <  credentials (systemd)  <  environment (REMEDYD_…)  <  flags   ─▶  Settings, or every error
 //! ```
 //!
 //! A restart that fails on one typing error after the other costs an evening; so nothing here stops at the
@@ -16,6 +16,7 @@
 pub mod keys;
 mod print;
 mod read;
+mod reload;
 mod sources;
 mod tls;
 mod url;
@@ -25,10 +26,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use self::sources::Overrides;
+pub use self::reload::{Changes, RELOADABLE};
+pub use self::sources::{Overrides, Sources};
 pub use self::tls::{PemFile, Tls};
 pub use self::url::AmqpUrl;
-pub use self::users::{Accounts, Authority, User, Users};
+pub use self::users::{Accounts, Authority, Publishers, User, Users};
 
 /// Everything that was wrong, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,15 +201,34 @@ impl Settings {
         environment: impl IntoIterator<Item = (String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, ConfigErrors> {
+        Self::load_with_sources(file, environment, overrides).map(|(settings, _)| settings)
+    }
+
+    /// As [`Settings::load`], and where each came from.
+    pub fn load_sourced(file: Option<&Path>, overrides: &Overrides) -> Result<(Self, Sources), ConfigErrors> {
+        Self::load_with_sources(file, sources::process_environment(), overrides)
+    }
+
+    /// As [`Settings::load_with`], and where each came from.
+    pub fn load_with_sources(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<(Self, Sources), ConfigErrors> {
         let (tree, mut errors) = sources::layered(file, environment, overrides);
         let (settings, wrong) = read::settings(&tree);
         errors.extend(wrong);
-        if errors.is_empty() { Ok(settings) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() { Ok((settings, Sources::of(&tree, file))) } else { Err(ConfigErrors(errors)) }
     }
 
     /// The settings in force as a TOML file that says every key, its meaning and its default. Secrets are redacted.
     pub fn to_toml(&self) -> String {
         print::toml(self)
+    }
+
+    /// A line for each key: its value and where that came from. Secrets are redacted.
+    pub fn with_sources(&self, sources: &Sources) -> String {
+        print::sourced(self, sources)
     }
 
     /// Where the partition of this process keeps its state: a store belongs to one partition.

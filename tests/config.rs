@@ -2,6 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "service/outside.rs"]
+mod outside;
+#[path = "service/process.rs"]
+mod process;
+#[path = "config/reload.rs"]
+mod reload;
+mod service;
+
 use std::fs;
 use std::path::Path;
 
@@ -210,6 +218,72 @@ fn the_url_comes_from_the_highest_layer_that_says_where() {
     );
     let lines = load("[amqp]\nurl_file = \"/nonexistent/url\"", &[], &Overrides::default()).unwrap_err();
     assert!(lines.len() == 1 && lines[0].starts_with("amqp.url_file (file): \"/nonexistent/url\": cannot be read: "), "{lines:?}");
+}
+
+#[test]
+fn credentials_are_stronger_than_the_file_and_weaker_than_the_environment() {
+    let dir = TempDir::new().unwrap();
+    let directory = dir.path().to_str().unwrap();
+    fs::write(dir.path().join("amqp-url"), format!("amqp://svc:{CANARY}@127.0.0.1:7/%2f\n")).unwrap();
+    fs::write(dir.path().join("ops-token"), format!("{CANARY}-{CANARY}")).unwrap();
+    let file = "[amqp]\nurl = \"amqp://127.0.0.1:1/%2f\"\n";
+    let settings = load(file, &[("CREDENTIALS_DIRECTORY", directory)], &Overrides::default()).unwrap();
+    assert_eq!(settings.amqp.url.expose(), format!("amqp://svc:{CANARY}@127.0.0.1:7/%2f"));
+    assert_eq!(settings.ops.token.as_ref().map(|token| token.expose().to_owned()), Some(format!("{CANARY}-{CANARY}")));
+    // there is no tls-ca: nothing is made of it
+    assert_eq!(settings.amqp.tls, Settings::default().amqp.tls);
+
+    let environment = [("CREDENTIALS_DIRECTORY", directory), ("REMEDYD_AMQP_URL", "amqp://127.0.0.1:2/%2f")];
+    let settings = load(file, &environment, &Overrides::default()).unwrap();
+    assert_eq!(settings.amqp.url.expose(), "amqp://127.0.0.1:2/%2f");
+
+    fs::write(dir.path().join("ops-token"), "short").unwrap();
+    let lines = load(file, &[("CREDENTIALS_DIRECTORY", directory)], &Overrides::default()).unwrap_err();
+    assert!(lines.len() == 1 && lines[0].starts_with("ops.token_file (credential ops-token): "), "{lines:?}");
+}
+
+#[test]
+fn each_value_is_told_with_its_source() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("remedyd.toml");
+    fs::write(&file, "[amqp]\nprefix = \"x\"\n[limits]\nbatch_events = 9\n[[users]]\nname = \"soc\"\naccounts = \"*\"\ntypes = [\"#\"]\n")
+        .unwrap();
+    fs::write(dir.path().join("amqp-url"), format!("amqp://svc:{CANARY}@127.0.0.1:7/%2f\n")).unwrap();
+    let printed = |command: &mut Command| String::from_utf8(command.assert().code(0).get_output().stdout.clone()).unwrap();
+    let mut command = remedyd(&["config", "print", "--sources", "--seed", "3", "--config", file.to_str().unwrap()]);
+    let text = printed(command.env("REMEDYD_LIMITS__BATCH_EVENTS", "8").env("CREDENTIALS_DIRECTORY", dir.path()));
+    let told: Vec<(&str, &str)> =
+        text.lines().map(|line| line.split_once("  # ").map_or((line, ""), |(setting, source)| (setting.trim_end(), source))).collect();
+    let in_file = format!("file {}", file.display());
+    for expected in [
+        ("# amqp.url is read from amqp.url_file", ""),
+        (format!("amqp.url_file = \"{}\"", dir.path().join("amqp-url").display()).as_str(), "credential amqp-url"),
+        ("amqp.prefix = \"x\"", in_file.as_str()),
+        ("limits.batch_events = 8", "environment REMEDYD_LIMITS__BATCH_EVENTS"),
+        ("agents.seed = 3", "flag --seed"),
+        ("log.filter = \"info\"", "default"),
+        ("users = \"soc\"", in_file.as_str()),
+    ] {
+        assert!(told.contains(&expected), "no {expected:?} in\n{text}");
+    }
+    // every key, once, and nothing secret
+    assert_eq!(told.len(), keys::ALL.len() + 1, "{text}");
+    for key in keys::ALL {
+        assert_eq!(
+            told.iter().filter(|(line, _)| line.trim_start_matches("# ").starts_with(&format!("{} ", key.path))).count(),
+            1,
+            "{}",
+            key.path
+        );
+    }
+    assert!(!text.contains(CANARY), "{text}");
+
+    let mut command = remedyd(&["config", "print", "--sources"]);
+    let text =
+        printed(command.env("REMEDYD_AMQP_URL", format!("amqp://svc:{CANARY}@127.0.0.1:7/%2f")).env("CREDENTIALS_DIRECTORY", dir.path()));
+    assert!(text.contains("amqp.url = \"amqp://<redacted>@127.0.0.1:7/%2f\"") && text.contains("# environment REMEDYD_AMQP_URL"), "{text}");
+    assert!(text.contains("# credential amqp-url, not used: amqp.url is stronger"), "{text}");
+    assert!(!text.contains(CANARY), "{text}");
 }
 
 #[test]

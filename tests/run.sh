@@ -34,6 +34,9 @@ trap 'exit 143' TERM
 declare -A NEEDED=(
     [rabbitmq-server]='[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server'
     [python3-pika]='/usr/bin/python3 -c "import pika"'
+    [python3-venv]='/usr/bin/python3 -c "import ensurepip, venv"'
+    [nodejs]='command -v node'
+    [npm]='command -v npm'
     [python3-prometheus-client]='/usr/bin/python3 -c "import prometheus_client"'
     [strace]='command -v strace'
     [chromium]='command -v chromium'
@@ -138,12 +141,12 @@ run_tests() {
     rm -rf "${CARGO_TARGET_DIR:-target}/reliability" "${CARGO_TARGET_DIR:-target}/reliability.json"
     {
         if cargo nextest --version >/dev/null 2>&1; then
-            cargo nextest run --features crash-points --no-fail-fast "${locked[@]}" "$@" || code=$?
+            cargo nextest run --features crash-points,otlp --no-fail-fast "${locked[@]}" "$@" || code=$?
         else
             [ $# -gt 0 ] || set -- --lib --bins --tests
-            cargo test --features crash-points --no-fail-fast "${locked[@]}" "$@" || code=$?
+            cargo test --features crash-points,otlp --no-fail-fast "${locked[@]}" "$@" || code=$?
         fi
-        cargo test --features crash-points --doc "${locked[@]}" || code=$?
+        cargo test --features crash-points,otlp --doc "${locked[@]}" || code=$?
         echo "$code" >"$scratch/code"
     } </dev/null 2>&1 | tee "$log"
     code=$(cat "$scratch/code")

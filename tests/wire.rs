@@ -4,6 +4,8 @@
 
 #[path = "wire/corpus.rs"]
 mod corpus;
+#[path = "wire/edits.rs"]
+mod edits;
 #[path = "wire/limits.rs"]
 mod limits;
 #[path = "wire/mutants.rs"]

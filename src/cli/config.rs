@@ -21,7 +21,16 @@ enum Question {
     /// Say OK, or name everything that is wrong (exit 64)
     Check(SettingsArgs),
     /// Print the settings in force as TOML, defaults included, secrets redacted
-    Print(SettingsArgs),
+    Print(PrintArgs),
+}
+
+#[derive(Args)]
+struct PrintArgs {
+    /// A line for each key: its value, and whether that is a default or from a file, a credential, the environment or a flag
+    #[arg(long)]
+    sources: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 /// The flags by which any command takes its settings: flags win over the environment, that over the file.
@@ -65,7 +74,11 @@ pub struct SettingsArgs {
 impl SettingsArgs {
     /// File, environment of this process and these flags, checked together.
     pub fn load(&self) -> Result<Settings, ConfigErrors> {
-        let overrides = Overrides::default()
+        Settings::load(self.config.as_deref(), &self.overrides())
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides::default()
             .set("--amqp-url", "amqp.url", self.amqp_url.as_deref())
             .set("--store", "store.dir", self.store.as_deref())
             .set("--partition", "amqp.partition", self.partition.as_deref())
@@ -74,8 +87,7 @@ impl SettingsArgs {
             .set("--seed", "agents.seed", self.seed.as_deref())
             .set("--clock", "clock.source", self.clock.as_deref())
             .set("--log-format", "log.format", self.log_format.as_deref())
-            .set("--log-filter", "log.filter", self.log_filter.as_deref());
-        Settings::load(self.config.as_deref(), &overrides)
+            .set("--log-filter", "log.filter", self.log_filter.as_deref())
     }
 }
 
@@ -85,7 +97,11 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
             settings.load()?;
             println!("OK");
         }
-        Question::Print(settings) => print!("{}", settings.load()?.to_toml()),
+        Question::Print(PrintArgs { sources: false, settings }) => print!("{}", settings.load()?.to_toml()),
+        Question::Print(PrintArgs { sources: true, settings }) => {
+            let (in_force, sources) = Settings::load_sourced(settings.config.as_deref(), &settings.overrides())?;
+            print!("{}", in_force.with_sources(&sources));
+        }
     }
     Ok(Exit::Ok.into())
 }

@@ -12,7 +12,7 @@ use crate::agent::simulated::Model;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::Topology;
 use crate::broker::{Link as _, Message};
-use crate::config::Users;
+use crate::config::{Publishers, Users};
 use crate::machine::policy::Policy;
 use crate::model::time::{Timestamp, days};
 use crate::pipeline::clock::Clock;
@@ -75,7 +75,7 @@ impl Embedded {
                 repeats: usize::MAX,
                 drain: std::time::Duration::from_secs(10),
             },
-            users: Arc::new(Users::Anyone),
+            users: Arc::new(Publishers::new(Users::Anyone)),
             publish_window,
         };
         let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), settings).map_err(store_exit)?;

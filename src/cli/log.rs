@@ -7,7 +7,7 @@ use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, registry};
+use tracing_subscriber::{EnvFilter, Registry, registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -16,25 +16,38 @@ const CLIENT: &str = "lapin";
 /// It logs a message that the broker has returned, with its body, as a warning. The relay says that one was.
 const RETURNED_MESSAGES: &str = "lapin::returned_messages";
 
-/// Starts the log of a long-running command.
-pub fn start(log: &Log) -> anyhow::Result<()> {
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    subscriber(log, ansi, std::io::stderr)?.init();
-    Ok(())
+/// The filter of a log that runs.
+pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+
+impl LogFilter {
+    /// From the next event on, these directives.
+    pub fn set(&self, directives: &str) -> anyhow::Result<()> {
+        Ok(self.0.reload(EnvFilter::try_new(directives)?)?)
+    }
 }
 
-fn subscriber<W>(log: &Log, ansi: bool, writer: W) -> anyhow::Result<Box<dyn Subscriber + Send + Sync>>
+/// Starts the log of a long-running command.
+pub fn start(log: &Log) -> anyhow::Result<LogFilter> {
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let (subscriber, filter) = subscriber(log, ansi, std::io::stderr)?;
+    subscriber.init();
+    Ok(filter)
+}
+
+fn subscriber<W>(log: &Log, ansi: bool, writer: W) -> anyhow::Result<(Box<dyn Subscriber + Send + Sync>, LogFilter)>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // Not a directive of the filter: a more specific one in the settings would win over it.
     let may_be_seen = filter_fn(may_be_seen).with_max_level_hint(LevelFilter::TRACE);
-    let filter = EnvFilter::try_new(&log.filter)?.and(may_be_seen);
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.filter)?);
+    let filter = filter.and(may_be_seen);
     let layer = fmt::layer().with_writer(writer);
-    Ok(match log.format {
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match log.format {
         LogFormat::Json => Box::new(registry().with(layer.json().with_filter(filter))),
         LogFormat::Pretty => Box::new(registry().with(layer.with_ansi(ansi).with_filter(filter))),
-    })
+    };
+    Ok((subscriber, LogFilter(handle)))
 }
 
 fn may_be_seen(metadata: &Metadata<'_>) -> bool {
@@ -68,8 +81,10 @@ mod tests {
     fn written(filter: &str, format: LogFormat) -> String {
         let lines = Lines::default();
         let copy = lines.clone();
-        let log = Log { format, filter: filter.to_owned() };
-        let subscriber = subscriber(&log, false, move || copy.clone()).expect("a filter");
+        let log = Log { format, filter: "off".to_owned() };
+        let (subscriber, handle) = subscriber(&log, false, move || copy.clone()).expect("a filter");
+        // as a service does whose settings were read again
+        handle.set(filter).expect("a log");
         tracing::subscriber::with_default(subscriber, || {
             let _span = tracing::error_span!(target: "lapin::returned_messages", "work", body = "canary").entered();
             tracing::warn!(target: "lapin::returned_messages", body = "canary", "returned");

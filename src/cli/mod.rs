@@ -16,11 +16,15 @@ pub mod load;
 mod log;
 mod manual;
 mod new_file;
+mod reload;
 pub mod replay;
+pub mod schema;
 pub mod serve;
 pub mod store;
 pub mod tail;
 pub mod topology;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -66,6 +70,8 @@ enum Command {
     /// Write the manual pages
     #[command(hide = true)]
     Manual(manual::ManualArgs),
+    /// Print the JSON Schemas of every event, and an AsyncAPI document, for those who send and read them
+    Schema(schema::SchemaArgs),
 }
 
 /// Two worker threads do: the engine has its own, and commits have theirs.
@@ -101,6 +107,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(args) => config::run(args),
         Command::Health(args) => run_async(health::run(args)),
         Command::Manual(args) => manual::run(&args, &Cli::command()),
+        Command::Schema(args) => schema::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("remedyd: {error:#}");

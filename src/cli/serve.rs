@@ -16,7 +16,7 @@ use crate::broker::amqp::settings::{AtConnect, Prefetch};
 use crate::broker::amqp::{AmqpLink, AmqpSettings};
 use crate::broker::topology::Topology;
 use crate::broker::{Link as _, LinkState};
-use crate::config::{ClockSource, OutcomeModel, PemFile, Settings, Tls};
+use crate::config::{ClockSource, OutcomeModel, PemFile, Publishers, Settings, Tls};
 use crate::machine::policy::Policy;
 use crate::model::organization::OrganizationSettings;
 use crate::model::time::{days, minutes};
@@ -33,24 +33,37 @@ use crate::store::transfer;
 
 use super::config::SettingsArgs;
 use super::exit::{Exit, store_exit};
+use super::reload::Reload;
 
 pub async fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     let settings = args.load()?;
-    super::log::start(&settings.log)?;
+    let filter = super::log::start(&settings.log)?;
     // before anything is opened: a signal during start-up ends it in order as well
     let mut stop = Stop::new()?;
+    let hangup = signal(SignalKind::hangup())?;
+    let publishers = Arc::new(Publishers::new(settings.users.clone()));
+    let reload = Reload { args, in_force: settings.clone(), filter, publishers: Arc::clone(&publishers) };
+    let reloading = tokio::spawn(reload.on(hangup));
+    #[cfg(feature = "otlp")]
+    let traces = super::traces::Traces::start()?;
     // the first of all: a supervisor sees from here that it is starting
     let ops = open_port(&settings).await?;
     let store = open_store(&settings).await?;
     let topology = Topology::with_prefix(&settings.amqp.prefix, u16::try_from(settings.amqp.partitions)?).context(Exit::Config)?;
     let link = Arc::new(connect(&settings, topology.clone())?);
-    let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), pipeline_settings(&settings, &topology)?).map_err(store_exit)?;
+    let pipeline =
+        pipeline::start(Arc::clone(&store), Arc::clone(&link), pipeline_settings(&settings, &topology, publishers)?).map_err(store_exit)?;
     let supervisor = watch(&settings, &pipeline, &store, &link, ops.as_ref())?;
     let announcing = tokio::spawn(announce(link.state()));
     let result = work(pipeline, ops.as_ref(), supervisor.as_ref(), &mut stop).await;
     announcing.abort();
+    reloading.abort();
     if let Some(ops) = ops {
         ops.close().await;
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.stop().await;
     }
     if let Ok(Exit::Ok) = result {
         link.close().await;
@@ -174,7 +187,7 @@ fn stop_within(settings: &Settings) -> Duration {
     Duration::from_secs(settings.limits.drain_seconds)
 }
 
-fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result<pipeline::Settings> {
+fn pipeline_settings(settings: &Settings, topology: &Topology, users: Arc<Publishers>) -> anyhow::Result<pipeline::Settings> {
     Ok(pipeline::Settings {
         partition: PartitionSettings {
             clock: match settings.clock {
@@ -201,7 +214,7 @@ fn pipeline_settings(settings: &Settings, topology: &Topology) -> anyhow::Result
             // the two halves of closing the link have a tenth each
             drain: stop_within(settings) * 8 / 10,
         },
-        users: Arc::new(settings.users.clone()),
+        users,
         publish_window: settings.amqp.publish_window,
     })
 }

@@ -5,12 +5,17 @@
 use std::fmt::Write as _;
 
 use super::keys::{self, Key, Kind};
-use super::{Accounts, PemFile, Settings, User, Users};
+use super::{Accounts, PemFile, Settings, Sources, User, Users};
 
 const HEAD: &str = "\
 # Settings of remedyd. Each key stands with its default; leave out what you do not change.
 # Stronger than this file: the environment, REMEDYD_<SECTION>__<KEY> (REMEDYD_AMQP__PREFIX), also REMEDYD_AMQP_URL
-# and REMEDYD_STORE; stronger still: flags. `remedyd config check` names everything that is wrong at once.
+# and REMEDYD_STORE; stronger still: flags. `remedyd config check` names everything that is wrong at once, and
+# `remedyd config print --sources` says where each value comes from.
+# Under systemd the credentials amqp-url, tls-ca, tls-cert, tls-key and ops-token (LoadCredential=) are the files of
+# amqp.url_file, amqp.tls_*_file and ops.token_file: stronger than this file, weaker than the environment.
+# SIGHUP reads it all again: log.filter and [[users]] change at once, the rest at the next start. A file with a mistake
+# changes nothing.
 ";
 
 const USERS: &str = "
@@ -58,6 +63,38 @@ pub(super) fn toml(settings: &Settings) -> String {
     out
 }
 
+/// A line for each key: its value, and where that came from.
+pub(super) fn sourced(settings: &Settings, sources: &Sources) -> String {
+    let url_is_stronger = settings.amqp.url_file.is_none();
+    let mut lines: Vec<(String, String)> = keys::ALL
+        .iter()
+        .map(|key| {
+            let source = sources.of_key(key.path);
+            match value(settings, key) {
+                None => (format!("# {} is read from amqp.url_file", key.path), String::new()),
+                Some(value) if key.path == "amqp.url_file" && url_is_stronger && source != "default" => {
+                    (format!("{} = {value}", key.path), format!("{source}, not used: amqp.url is stronger"))
+                }
+                Some(value) => (format!("{} = {value}", key.path), source.to_owned()),
+            }
+        })
+        .collect();
+    let users = match &settings.users {
+        Users::Anyone => "anyone".to_owned(),
+        Users::Listed(users) => users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>().join(" "),
+    };
+    lines.push((format!("users = {}", quoted(&users)), sources.of_key("users").to_owned()));
+    let width = lines.iter().filter(|(_, source)| !source.is_empty()).map(|(setting, _)| setting.chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (setting, source) in lines {
+        match source.as_str() {
+            "" => line(&mut out, format_args!("{setting}")),
+            source => line(&mut out, format_args!("{setting:width$}  # {source}")),
+        }
+    }
+    out
+}
+
 /// Writing to a `String` cannot fail.
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{text}");
@@ -76,7 +113,7 @@ fn bounds(key: &Key) -> String {
 }
 
 /// The value of a key as TOML; `None` where another key speaks for it.
-fn value(settings: &Settings, key: &Key) -> Option<String> {
+pub(super) fn value(settings: &Settings, key: &Key) -> Option<String> {
     let Settings { amqp, store, agents, clock, limits, log, ops, users: _ } = settings;
     let value = match key.path {
         "amqp.url" if amqp.url_file.is_some() => return None,

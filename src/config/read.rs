@@ -402,8 +402,9 @@ fn origin(value: &Value) -> &str {
 fn layer(value: &Value) -> u8 {
     match value.origin() {
         None => 0,
-        Some(origin) if origin.starts_with("environment") => 1,
-        Some(_) => 2,
+        Some(origin) if origin.starts_with("credential") => 1,
+        Some(origin) if origin.starts_with("environment") => 2,
+        Some(_) => 3,
     }
 }
 

@@ -1,8 +1,9 @@
-//! Where settings come from, laid over each other: file, environment, flags.
+//! Where settings come from, laid over each other: file, credentials, environment, flags.
 //!
 //! Never here: what a key means. Values keep where they came from (a value without origin came from the file),
 //! so that an error can say it. What one source has wrong does not hide what another has.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -17,6 +18,16 @@ pub(super) type Tree = config::Map<String, Value>;
 const PREFIX: &str = "REMEDYD_";
 /// Short names beside `REMEDYD_<SECTION>__<KEY>`.
 const ALIASES: [(&str, &str); 2] = [("REMEDYD_AMQP_URL", "amqp.url"), ("REMEDYD_STORE", "store.dir")];
+/// Where systemd puts what `LoadCredential=` names.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+/// Credentials by name, and the key whose file each one is.
+const CREDENTIALS: [(&str, &str); 5] = [
+    ("amqp-url", "amqp.url_file"),
+    ("tls-ca", "amqp.tls_ca_file"),
+    ("tls-cert", "amqp.tls_cert_file"),
+    ("tls-key", "amqp.tls_key_file"),
+    ("ops-token", "ops.token_file"),
+];
 /// A settings file is some kilobytes; a larger one is a wrong path.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Marks a variable whose value is not UTF-8; no such text can come from the environment itself.
@@ -46,7 +57,7 @@ impl fmt::Debug for Overrides {
 pub(super) fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, _)| name.starts_with(PREFIX))
+        .filter(|(name, _)| name.starts_with(PREFIX) || name == CREDENTIALS_DIRECTORY)
         .map(|(name, value)| (name, value.into_string().unwrap_or_else(|_| NOT_UTF8.to_owned())))
         .collect()
 }
@@ -66,6 +77,10 @@ pub(super) fn layered(
         }
         None => Tree::new(),
     };
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    for (origin, path, value) in from_credentials(&environment) {
+        lay_over(&mut tree, path, Value::new(Some(&origin), value));
+    }
     let set = from_environment(environment, &mut errors);
     let flags = overrides.0.iter().map(|(flag, key, value)| (format!("flag {flag}"), (*key).to_owned(), value.clone()));
     for (origin, path, value) in set.into_iter().chain(flags) {
@@ -98,6 +113,13 @@ fn read_file(path: &Path) -> Result<Tree, String> {
 fn without_excerpt(cause: &str) -> String {
     let is_excerpt = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
     cause.lines().filter(|line| !is_excerpt(line)).collect::<Vec<_>>().join(": ")
+}
+
+/// (origin, key path, file) of every credential that is there.
+fn from_credentials(environment: &[(String, String)]) -> Vec<(String, &'static str, String)> {
+    let Some((_, directory)) = environment.iter().find(|(name, _)| name == CREDENTIALS_DIRECTORY) else { return Vec::new() };
+    let there = CREDENTIALS.iter().map(|(name, path)| (name, path, Path::new(directory).join(name))).filter(|(.., file)| file.exists());
+    there.map(|(name, path, file)| (format!("credential {name}"), *path, file.to_string_lossy().into_owned())).collect()
 }
 
 /// (origin, key path, text) of every variable that is a setting.
@@ -134,5 +156,31 @@ fn lay_over(tree: &mut Tree, path: &str, value: Value) {
     // a section that is no table is reported by the reader; the value on top of it has nowhere to go
     if let ValueKind::Table(table) = &mut slot.kind {
         table.insert(name.to_owned(), value);
+    }
+}
+
+/// Where the value of each key came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources(BTreeMap<String, String>);
+
+impl Sources {
+    pub(super) fn of(tree: &Tree, file: Option<&Path>) -> Self {
+        let in_file = || file.map_or_else(|| "file".to_owned(), |path| format!("file {}", path.display()));
+        let origin = |value: &Value| value.origin().map_or_else(in_file, str::to_owned);
+        let mut found = BTreeMap::new();
+        for (section, value) in tree {
+            match &value.kind {
+                ValueKind::Table(table) => {
+                    found.extend(table.iter().map(|(name, value)| (format!("{section}.{name}"), origin(value))));
+                }
+                _ => drop(found.insert(section.clone(), origin(value))),
+            }
+        }
+        Self(found)
+    }
+
+    /// `file …`, `credential …`, `environment …`, `flag …`, or `default`.
+    pub fn of_key(&self, path: &str) -> &str {
+        self.0.get(path).map_or("default", String::as_str)
     }
 }

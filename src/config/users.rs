@@ -4,6 +4,8 @@
 //! `user_id`, which the broker checks against the login. Never here: what the person named in the message may
 //! do (a rule, decided further up), only whether that name is to be believed.
 
+use std::sync::{PoisonError, RwLock};
+
 /// Who may publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Users {
@@ -11,6 +13,26 @@ pub enum Users {
     Anyone,
     /// Only these. A user may have several entries; they add up.
     Listed(Vec<User>),
+}
+
+/// [`Users`] that can be replaced while messages are judged by them.
+#[derive(Debug)]
+pub struct Publishers(RwLock<Users>);
+
+impl Publishers {
+    pub fn new(users: Users) -> Self {
+        Self(RwLock::new(users))
+    }
+
+    /// From the next message on, these.
+    pub fn replace(&self, users: Users) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = users;
+    }
+
+    /// As [`Users::authority`].
+    pub fn authority(&self, user_id: Option<&str>, account: u64, event_type: &str) -> Authority {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).authority(user_id, account, event_type)
+    }
 }
 
 /// One `[[users]]` entry.

@@ -34,6 +34,7 @@ use super::ingest::Arrival;
 use super::partition::Partition;
 use super::relay::ToRelay;
 use super::rows::OutboxRow;
+use super::spans::Received;
 
 /// A batch that has taken as many bytes takes no more events: what is large is not worth grouping, and a commit that is
 /// too large is slow, and kept in memory several times over. One event may have 16 MiB.
@@ -98,6 +99,7 @@ struct Engine<S, L> {
     /// When the commit under way was begun.
     commit_began: Stopwatch,
     counters: Arc<Counters>,
+    spans: Received,
     quiesce: Vec<oneshot::Sender<()>>,
     /// Virtual time on its way, held up by attempts that have to be run first.
     passing: Option<Passing>,
@@ -142,6 +144,7 @@ pub(super) async fn run<S: Store, L: Link>(
         since: None,
         commit_began: Stopwatch::start(),
         counters,
+        spans: Received::default(),
         quiesce: Vec::new(),
         passing: None,
         backlog: None,
@@ -237,6 +240,7 @@ impl<S: Store, L: Link> Engine<S, L> {
     fn take(&mut self, arrival: Arrival) -> Result<(), StoreError> {
         self.events += 1;
         self.since.get_or_insert(arrival.since);
+        self.spans.begin(&arrival);
         if arrival.token.lane == Lane::Surveys
             && let Some(backlog) = &mut self.backlog
         {
@@ -340,6 +344,7 @@ impl<S: Store, L: Link> Engine<S, L> {
         let followers = std::mem::take(&mut sealed.followers);
         for token in followers.acks {
             self.wiring.link.settle(token, Settlement::Ack);
+            self.spans.end(token);
         }
         if let Some(since) = followers.since {
             self.counters.decision.observe(Histogram::micros(since.elapsed()));

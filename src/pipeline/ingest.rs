@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::broker::{Lane, Link, Message, Token};
-use crate::config::{Authority, Users};
+use crate::config::{Authority, Publishers};
 use crate::crash::{self, Point};
 use crate::model::time::Stopwatch;
 use crate::wire::{Inbound, Reason, Rejection};
@@ -25,7 +25,13 @@ pub struct Arrival {
 }
 
 /// Runs until the link stops consuming or the engine is gone. What is not handed on is not acked, and comes again.
-pub(super) async fn ingest<L: Link>(link: Arc<L>, lane: Lane, users: Arc<Users>, counters: Arc<Counters>, engine: mpsc::Sender<Arrival>) {
+pub(super) async fn ingest<L: Link>(
+    link: Arc<L>,
+    lane: Lane,
+    users: Arc<Publishers>,
+    counters: Arc<Counters>,
+    engine: mpsc::Sender<Arrival>,
+) {
     while let Some(delivery) = link.next(lane).await {
         let since = Stopwatch::start();
         Counters::add(&counters.received, 1);
@@ -40,7 +46,7 @@ pub(super) async fn ingest<L: Link>(link: Arc<L>, lane: Lane, users: Arc<Users>,
 }
 
 /// Whom a tenant's message may come from (messages.md).
-fn admit(users: &Users, message: &Message, inbound: Inbound) -> Result<Inbound, Rejection> {
+fn admit(users: &Publishers, message: &Message, inbound: Inbound) -> Result<Inbound, Rejection> {
     let event = &inbound.event;
     let detail = match (users.authority(message.user_id.as_deref(), event.tenant.account, event.kind.name()), event.kind.actor()) {
         (Authority::Refused { detail }, _) => detail,

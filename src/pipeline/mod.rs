@@ -31,6 +31,7 @@ pub mod reading;
 pub mod recovery;
 mod relay;
 pub mod rows;
+mod spans;
 pub mod sweep;
 pub mod verify;
 pub mod vitals;
@@ -42,7 +43,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Lane, Link};
-use crate::config::Users;
+use crate::config::Publishers;
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
 
@@ -63,7 +64,7 @@ const RELAYED_BATCHES: usize = 64;
 pub struct Settings {
     pub partition: PartitionSettings,
     pub limits: Limits,
-    pub users: Arc<Users>,
+    pub users: Arc<Publishers>,
     /// Messages under way to the broker at a time.
     pub publish_window: usize,
 }

@@ -18,6 +18,7 @@ use crate::model::time::Stopwatch;
 use super::counters::Counters;
 use super::histogram::Histogram;
 use super::rows::OutboxRow;
+use super::spans::Sending;
 
 /// The first pause before a refused message is published again; doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -120,6 +121,7 @@ pub(super) async fn relay<L: Link>(
 /// Publishes one row until it is confirmed; `None` when the link is closed.
 async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): Numbered) -> Option<(u64, Option<String>)> {
     let mut pause = FIRST_PAUSE;
+    let span = Sending::begin(&row.message);
     let page = row.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
     loop {
         match link.publish(row.message.clone()).await {
@@ -127,6 +129,7 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): 
                 if let Some(page) = page {
                     counters.page.observe(Histogram::micros(page.elapsed()));
                 }
+                span.end();
                 crash::point(Point::Confirmed);
                 return Some((number, row.order_key));
             }

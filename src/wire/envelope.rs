@@ -96,7 +96,7 @@ fn attributes(from: &Attributes<'_>, known: &mut Known, raw: &Raw<'_>, data: Val
     let id = name("id", &from.required("id")?)?;
     let source = name("source", &from.required("source")?)?;
     let event_type = name("type", &from.required("type")?)?;
-    let time = time::parse(&from.required("time")?).ok_or_else(|| Fault::malformed(format!("time: not {}", time::EXPECTED)))?;
+    let time = from.time()?.ok_or_else(|| Fault::malformed(format!("time: not {}", time::EXPECTED)))?;
     let tenant = tenant(&from.required("tenantid")?).ok_or_else(|| Fault::malformed("tenantid: not <account_id>.<organization_id>"))?;
     if let Some(version) = from.text("schemaversion")? {
         schema_version(&version)?;
@@ -158,6 +158,15 @@ impl Attributes<'_> {
 
     fn required(&self, name: &str) -> Result<Cow<'_, str>, Fault> {
         self.text(name)?.ok_or_else(|| Fault::malformed(format!("{name}: missing")))
+    }
+
+    /// `time`. AMQP has a type for times, which a client's library may use for the header.
+    fn time(&self) -> Result<Option<Timestamp>, Fault> {
+        let text = self.required("time")?;
+        Ok(time::parse(&text).or_else(|| match self {
+            Attributes::Members(_) => None,
+            Attributes::Headers(_) => time::parse_amqp(&text),
+        }))
     }
 
     /// The text of an attribute whose faults do not matter.

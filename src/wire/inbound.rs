@@ -6,12 +6,13 @@
 //! Adding a type: give it a variant in [`EventKind`], then replace its arm in [`kind`]. Nothing else knows.
 
 mod agents;
-mod fields;
+pub(super) mod fields;
 mod organization;
 mod plan;
-mod reports;
-mod requests;
+pub(super) mod reports;
+pub(super) mod requests;
 
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -142,6 +143,36 @@ fn kind(inbound_type: InboundType, data: Value, envelope: &Envelope) -> Result<E
             Err(Fault::new(Reason::UnsupportedType, format!("type: {} is not applied by this version yet", inbound_type.as_str())))
         }
     }
+}
+
+/// The schema of `data` by type; `None` for what this version does not apply. It follows [`kind`] arm by arm.
+pub(super) fn data_schema(inbound_type: InboundType, generator: &mut SchemaGenerator) -> Option<Schema> {
+    Some(match inbound_type {
+        InboundType::ReportCreated => generator.subschema_for::<reports::Created>(),
+        InboundType::ReportRevised => generator.subschema_for::<reports::Revised>(),
+        InboundType::ReportUpdated => generator.subschema_for::<reports::Updated>(),
+        InboundType::CommentAdded => generator.subschema_for::<reports::CommentAdded>(),
+        InboundType::ReportDismissed => generator.subschema_for::<reports::Dismissed>(),
+        InboundType::ReportClosed => generator.subschema_for::<reports::Closed>(),
+        InboundType::Approved => generator.subschema_for::<requests::Approved>(),
+        InboundType::Rejected => generator.subschema_for::<requests::Rejected>(),
+        InboundType::ManualCompleted
+        | InboundType::ManualUncompleted
+        | InboundType::RetryRequested
+        | InboundType::CancelRequested
+        | InboundType::Waived => generator.subschema_for::<requests::AboutTask>(),
+        InboundType::ResolutionRequested | InboundType::DismissalRequested | InboundType::ReopenRequested => {
+            generator.subschema_for::<requests::AboutReport>()
+        }
+        InboundType::SupportRequested => generator.subschema_for::<requests::SupportRequested>(),
+        InboundType::Surveyed => generator.subschema_for::<agents::Surveyed>(),
+        InboundType::IsolationRequested | InboundType::ReleaseRequested => generator.subschema_for::<requests::AboutAgent>(),
+        InboundType::AgentRemoved => generator.subschema_for::<agents::Removed>(),
+        InboundType::OrganizationUpdated => generator.subschema_for::<organization::Updated>(),
+        InboundType::OrganizationDeleted => json_schema!({ "type": ["object", "null"] }),
+        InboundType::FunnelCounted => generator.subschema_for::<organization::Counted>(),
+        InboundType::Attempted => return None,
+    })
 }
 
 fn inbound(envelope: Envelope, kind: EventKind) -> Inbound {

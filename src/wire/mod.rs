@@ -21,8 +21,10 @@ pub mod json;
 pub mod limits;
 mod media_type;
 pub mod outbound;
+pub mod schema;
 mod time;
 mod trace;
+mod words;
 
 pub use envelope::Raw;
 pub use inbound::{Inbound, InboundType, decode};

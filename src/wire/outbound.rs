@@ -1,20 +1,27 @@
 //! From a notice to the bytes that are published: one structured CloudEvent per notice.
 //!
 //! Never here: a clock, randomness, hash maps. The bytes go into the commit, and a re-publication after a
-//! crash must be the same bytes; fields stand in the order in which they are declared here.
+//! crash must be the same bytes; fields stand in the order in which they are declared ([`forms`]).
 //!
 //! A key of `data` is there whether or not it has a value (`null`); only `fired_at` comes and goes.
 
-use std::fmt::Display;
+pub(super) mod forms;
 
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::machine::notice::{About, Author, Blocker, Body, Counts, Finding, Notice, RemediationChange, Triage};
+use self::forms::{
+    AboutAgent, AboutOrganization, AboutReport, AgentStatusChanged, Author, AuthorRole, Bare, BlockerFields, CountsFields, Finding,
+    FoundFoothold, FunnelUpdated, HolderField, IsolationChanged, IsolationDrifted, Paged, PhaseChanged, RemediationStatusChanged,
+    RemediationVerified, Reopened, RequestRefused, ResolutionRefused, Shown, Sla, StatusChanged, Triaged,
+};
+use super::words::OneOf;
+use crate::machine::notice::{self, About, Blocker, Body, Counts, Notice, RemediationChange, Triage};
 use crate::model::agent::Holder;
-use crate::model::ids::{AgentId, RemediationId, ReportId, TenantId};
+use crate::model::ids::TenantId;
 use crate::model::organization::FunnelMonth;
-use crate::model::remediation::{State, Status};
+use crate::model::remediation::State;
 use crate::model::report::Foothold;
 use crate::model::time::Timestamp;
 
@@ -73,41 +80,48 @@ pub fn encode(tenant: TenantId, notice: &Notice) -> Outbound {
     }
 }
 
-#[derive(Serialize)]
-struct Event<'a> {
+/// One outbound event: a CloudEvent in structured mode.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Event<'a, D> {
+    #[schemars(extend("const" = "1.0"))]
     specversion: &'static str,
+    /// Derived from tenant, subject and sequence: the same event has it again after a crash.
     id: &'a str,
+    #[schemars(extend("const" = SOURCE))]
     source: &'static str,
     #[serde(rename = "type")]
     kind: &'static str,
     subject: &'a str,
+    /// When it was decided; of a timer's event, when it was due.
     time: Shown<Timestamp>,
+    #[schemars(extend("const" = "application/json"))]
     datacontenttype: &'static str,
+    /// <account_id>.<organization_id>
+    #[schemars(regex(pattern = TENANT_PATTERN))]
     tenantid: &'a str,
+    #[schemars(extend("const" = "1"))]
     schemaversion: &'static str,
     sequence: Shown<u64>,
+    /// The id of the event that caused it.
     causationid: &'a str,
+    /// W3C trace context of the event that caused it, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
-    data: Data<'a>,
+    data: D,
 }
 
-/// As its text: times are UTC with `Z`, `sequence` is a decimal string.
-struct Shown<T>(T);
-
-impl<T: Display> Serialize for Shown<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
+/// `tenantid`: two ids, one spelling each.
+pub(super) const TENANT_PATTERN: &str = "^[1-9][0-9]{0,15}\\.[1-9][0-9]{0,15}$";
 
 /// What it is about, what is said, and when the timer really fired.
-#[derive(Serialize)]
-struct Data<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct Data<A, B> {
     #[serde(flatten)]
-    about: AboutFields,
+    about: A,
     #[serde(flatten)]
-    body: BodyFields<'a>,
+    body: B,
+    /// When the timer really fired, if more than a second after it was due.
     #[serde(skip_serializing_if = "Option::is_none")]
     fired_at: Option<Shown<Timestamp>>,
 }
@@ -115,85 +129,37 @@ struct Data<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum AboutFields {
-    Report { incident_report_id: ReportId, agent_id: Option<AgentId> },
-    Agent { agent_id: AgentId },
-    Organization {},
+    Report(AboutReport),
+    Agent(AboutAgent),
+    Organization(AboutOrganization),
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum BodyFields<'a> {
-    Triaged(TriageFields<'a>),
-    StatusChanged {
-        from: Option<&'static str>,
-        to: &'static str,
-        phase: Option<&'static str>,
-        cause: &'static str,
-        actor: Option<ActorFields<'a>>,
-        counts: CountsFields,
-        residual: Option<u32>,
-    },
-    PhaseChanged {
-        from: &'static str,
-        to: &'static str,
-    },
-    ResolutionRefused {
-        blockers: Vec<BlockerFields<'a>>,
-    },
-    Reopened {
-        cause: &'static str,
-        remediation_id: Option<RemediationId>,
-    },
-    /// The event is all there is to say.
-    Bare {},
+    Triaged(Triaged<'a>),
+    StatusChanged(StatusChanged<'a>),
+    PhaseChanged(PhaseChanged),
+    ResolutionRefused(ResolutionRefused<'a>),
+    Reopened(Reopened),
+    Bare(Bare),
     PassedOn(Map<String, Value>),
-    RemediationStatusChanged(ChangeFields<'a>),
-    RemediationVerified {
-        remediation_id: RemediationId,
-        plan_revision: u64,
-    },
-    AgentStatusChanged {
-        from: Option<&'static str>,
-        to: &'static str,
-    },
-    IsolationChanged {
-        from: &'static str,
-        to: &'static str,
-        holders: Vec<HolderField>,
-        reason: Option<&'a str>,
-        actor: Option<ActorFields<'a>>,
-    },
-    IsolationDrifted {
-        holders: Vec<HolderField>,
-    },
-    Sla {
-        severity: &'static str,
-        respond_by: Shown<Timestamp>,
-    },
-    FunnelUpdated {
-        period: &'a str,
-        events_analysed: u64,
-        signals: u64,
-        signals_investigated: u64,
-        incidents_reported: u64,
-    },
-    Paged {
-        reason: &'static str,
-        severity: &'static str,
-        respond_by: Shown<Timestamp>,
-    },
-    RequestRefused {
-        request_type: &'static str,
-        code: &'static str,
-        message: &'a str,
-    },
+    RemediationStatusChanged(RemediationStatusChanged<'a>),
+    RemediationVerified(RemediationVerified),
+    AgentStatusChanged(AgentStatusChanged),
+    IsolationChanged(IsolationChanged<'a>),
+    IsolationDrifted(IsolationDrifted),
+    Sla(Sla),
+    FunnelUpdated(FunnelUpdated<'a>),
+    Paged(Paged),
+    RequestRefused(RequestRefused<'a>),
 }
 
-fn data(notice: &Notice) -> Data<'_> {
+fn data(notice: &Notice) -> Data<AboutFields, BodyFields<'_>> {
     let about = match notice.about {
-        About::Report { report, agent } => AboutFields::Report { incident_report_id: report, agent_id: agent },
-        About::Agent(agent) => AboutFields::Agent { agent_id: agent },
-        About::Organization => AboutFields::Organization {},
+        About::Report { report, agent } => AboutFields::Report(AboutReport { incident_report_id: report, agent_id: agent }),
+        About::Agent(agent) => AboutFields::Agent(AboutAgent { agent_id: agent }),
+        About::Organization => AboutFields::Organization(AboutOrganization {}),
     };
     Data { about, body: body(&notice.body), fired_at: notice.fired_at.map(Shown) }
 }
@@ -201,48 +167,54 @@ fn data(notice: &Notice) -> Data<'_> {
 fn body(body: &Body) -> BodyFields<'_> {
     match body {
         Body::Triaged(triage) => BodyFields::Triaged(triage_fields(triage)),
-        Body::StatusChanged { from, to, phase, cause, actor, counts, residual } => BodyFields::StatusChanged {
-            from: from.map(|status| status.as_str()),
-            to: to.as_str(),
-            phase: phase.map(|phase| phase.as_str()),
+        Body::StatusChanged { from, to, phase, cause, actor, counts, residual } => BodyFields::StatusChanged(StatusChanged {
+            from: from.map(OneOf),
+            to: OneOf(*to),
+            phase: phase.map(OneOf),
             cause,
-            actor: actor.as_ref().map(actor_fields),
+            actor: actor.as_ref().map(author),
             counts: counts_fields(*counts),
             residual: *residual,
-        },
-        Body::PhaseChanged { from, to } => BodyFields::PhaseChanged { from: from.as_str(), to: to.as_str() },
-        Body::ResolutionRefused { blockers } => BodyFields::ResolutionRefused { blockers: blockers.iter().map(blocker_fields).collect() },
-        Body::Reopened { cause, remediation_id } => BodyFields::Reopened { cause: cause.as_str(), remediation_id: *remediation_id },
-        Body::ResolutionUnblocked | Body::ResidualCleared => BodyFields::Bare {},
+        }),
+        Body::PhaseChanged { from, to } => BodyFields::PhaseChanged(PhaseChanged { from: OneOf(*from), to: OneOf(*to) }),
+        Body::ResolutionRefused { blockers } => {
+            BodyFields::ResolutionRefused(ResolutionRefused { blockers: blockers.iter().map(blocker_fields).collect() })
+        }
+        Body::Reopened { cause, remediation_id } => {
+            BodyFields::Reopened(Reopened { cause: OneOf(*cause), remediation_id: *remediation_id })
+        }
+        Body::ResolutionUnblocked | Body::ResidualCleared => BodyFields::Bare(Bare {}),
         Body::Updated(payload) | Body::CommentAdded(payload) | Body::SocSupportRequested(payload) => {
             BodyFields::PassedOn(passed_on(&payload.0))
         }
         Body::RemediationStatusChanged(change) => BodyFields::RemediationStatusChanged(change_fields(change)),
         Body::RemediationVerified { remediation_id, plan_revision } => {
-            BodyFields::RemediationVerified { remediation_id: *remediation_id, plan_revision: *plan_revision }
+            BodyFields::RemediationVerified(RemediationVerified { remediation_id: *remediation_id, plan_revision: *plan_revision })
         }
         Body::AgentStatusChanged { from, to } => {
-            BodyFields::AgentStatusChanged { from: from.map(|presence| presence.as_str()), to: to.as_str() }
+            BodyFields::AgentStatusChanged(AgentStatusChanged { from: from.map(OneOf), to: OneOf(*to) })
         }
-        Body::IsolationChanged { from, to, holders, reason, actor } => BodyFields::IsolationChanged {
-            from: from.as_str(),
-            to: to.as_str(),
+        Body::IsolationChanged { from, to, holders, reason, actor } => BodyFields::IsolationChanged(IsolationChanged {
+            from: OneOf(*from),
+            to: OneOf(*to),
             holders: holder_fields(holders),
             reason: reason.as_deref(),
-            actor: actor.as_ref().map(actor_fields),
-        },
-        Body::IsolationDrifted { holders } => BodyFields::IsolationDrifted { holders: holder_fields(holders) },
+            actor: actor.as_ref().map(author),
+        }),
+        Body::IsolationDrifted { holders } => BodyFields::IsolationDrifted(IsolationDrifted { holders: holder_fields(holders) }),
         Body::SlaWarning { severity, respond_by } | Body::SlaBreached { severity, respond_by } => {
-            BodyFields::Sla { severity: severity.as_str(), respond_by: Shown(*respond_by) }
+            BodyFields::Sla(Sla { severity: OneOf(*severity), respond_by: Shown(*respond_by) })
         }
         Body::FunnelUpdated { period, month } => {
             let FunnelMonth { events_analysed, signals, signals_investigated, incidents_reported, counted_at: _ } = *month;
-            BodyFields::FunnelUpdated { period, events_analysed, signals, signals_investigated, incidents_reported }
+            BodyFields::FunnelUpdated(FunnelUpdated { period, events_analysed, signals, signals_investigated, incidents_reported })
         }
         Body::Paged { reason, severity, respond_by } => {
-            BodyFields::Paged { reason: reason.as_str(), severity: severity.as_str(), respond_by: Shown(*respond_by) }
+            BodyFields::Paged(Paged { reason: OneOf(*reason), severity: OneOf(*severity), respond_by: Shown(*respond_by) })
         }
-        Body::RequestRefused { request_type, code, message } => BodyFields::RequestRefused { request_type, code: code.as_str(), message },
+        Body::RequestRefused { request_type, code, message } => {
+            BodyFields::RequestRefused(RequestRefused { request_type, code: OneOf(*code), message })
+        }
     }
 }
 
@@ -255,46 +227,15 @@ fn passed_on(payload: &str) -> Map<String, Value> {
     fields
 }
 
-#[derive(Serialize)]
-struct TriageFields<'a> {
-    severity: &'static str,
-    urgency: &'static str,
-    respond_by: Shown<Timestamp>,
-    finding: FindingFields<'a>,
-    plan_shape: &'static str,
-    next_action: &'static str,
-    isolation: Option<&'static str>,
-    containment_alone_enough: bool,
-}
-
-#[derive(Serialize)]
-struct FindingFields<'a> {
-    attack_kind: &'static str,
-    subject: &'a str,
-    summary: &'a str,
-    indicator_types: &'a [String],
-    hosts: &'a [String],
-    identities: &'a [String],
-    footholds: Vec<FootholdFields<'a>>,
-}
-
-#[derive(Serialize)]
-struct FootholdFields<'a> {
-    id: &'a str,
-    kind: &'a str,
-    description: &'a str,
-    remediation_ids: &'a [RemediationId],
-}
-
-fn triage_fields(triage: &Triage) -> TriageFields<'_> {
-    TriageFields {
-        severity: triage.severity.as_str(),
-        urgency: triage.urgency.as_str(),
+fn triage_fields(triage: &Triage) -> Triaged<'_> {
+    Triaged {
+        severity: OneOf(triage.severity),
+        urgency: OneOf(triage.urgency),
         respond_by: Shown(triage.respond_by),
         finding: finding_fields(&triage.finding),
-        plan_shape: triage.plan_shape.as_str(),
-        next_action: triage.next_action.as_str(),
-        isolation: triage.isolation.map(|status| status.as_str()),
+        plan_shape: OneOf(triage.plan_shape),
+        next_action: OneOf(triage.next_action),
+        isolation: triage.isolation.map(OneOf),
         containment_alone_enough: triage.containment_alone_enough,
     }
 }
@@ -304,9 +245,9 @@ pub(crate) fn triage_form(triage: &Triage) -> impl Serialize + '_ {
     triage_fields(triage)
 }
 
-fn finding_fields(finding: &Finding) -> FindingFields<'_> {
-    FindingFields {
-        attack_kind: finding.attack_kind.as_str(),
+fn finding_fields(finding: &notice::Finding) -> Finding<'_> {
+    Finding {
+        attack_kind: OneOf(finding.attack_kind),
         subject: &finding.subject,
         summary: &finding.summary,
         indicator_types: &finding.indicator_types,
@@ -316,41 +257,23 @@ fn finding_fields(finding: &Finding) -> FindingFields<'_> {
     }
 }
 
-fn foothold_fields(foothold: &Foothold) -> FootholdFields<'_> {
-    FootholdFields {
-        id: &foothold.id,
-        kind: &foothold.kind,
-        description: &foothold.description,
-        remediation_ids: &foothold.remediation_ids,
-    }
+fn foothold_fields(foothold: &Foothold) -> FoundFoothold<'_> {
+    FoundFoothold { id: &foothold.id, kind: &foothold.kind, description: &foothold.description, remediation_ids: &foothold.remediation_ids }
 }
 
 /// Whoever it is, the same shape: a reader that knows people needs no second form for what no person did.
-#[derive(Serialize)]
-struct ActorFields<'a> {
-    id: Option<u64>,
-    name: Option<&'a str>,
-    email: Option<&'a str>,
-    role: &'static str,
-}
-
-fn actor_fields(author: &Author) -> ActorFields<'_> {
-    let nobody = |name| ActorFields { id: None, name: Some(name), email: None, role: name };
+fn author(author: &notice::Author) -> Author<'_> {
+    let nobody = |role: AuthorRole, name| Author { id: None, name: Some(name), email: None, role: OneOf(role) };
     match author {
-        Author::Person(actor) => {
-            ActorFields { id: Some(actor.id), name: actor.name.as_deref(), email: actor.email.as_deref(), role: actor.role.as_str() }
-        }
-        Author::Policy => nobody("policy"),
-        Author::Soc => nobody("soc"),
+        notice::Author::Person(actor) => Author {
+            id: Some(actor.id),
+            name: actor.name.as_deref(),
+            email: actor.email.as_deref(),
+            role: OneOf(AuthorRole::Person(actor.role)),
+        },
+        notice::Author::Policy => nobody(AuthorRole::Policy, "policy"),
+        notice::Author::Soc => nobody(AuthorRole::Soc, "soc"),
     }
-}
-
-/// A report by its id, or `"manual"`.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum HolderField {
-    Report(ReportId),
-    Manual(&'static str),
 }
 
 fn holder_fields(holders: &[Holder]) -> Vec<HolderField> {
@@ -361,46 +284,19 @@ fn holder_fields(holders: &[Holder]) -> Vec<HolderField> {
     holders.iter().map(field).collect()
 }
 
-#[derive(Serialize)]
-struct CountsFields {
-    unapproved: u32,
-    open: u32,
-    completed: u32,
-    failed: u32,
-    cancelled: u32,
-    footholds_remaining: u32,
-}
-
 fn counts_fields(counts: Counts) -> CountsFields {
     let Counts { unapproved, open, completed, failed, cancelled, footholds_remaining } = counts;
     CountsFields { unapproved, open, completed, failed, cancelled, footholds_remaining }
 }
 
-/// Flat: a blocker of the whole report has `null` for what is said of a task.
-#[derive(Serialize)]
-struct BlockerFields<'a> {
-    code: &'static str,
-    remediation_id: Option<RemediationId>,
-    plan_revision: Option<u64>,
-    action: Option<&'a str>,
-    state: Option<&'static str>,
-    attempt: Option<u32>,
-    max_attempts: Option<u32>,
-    reason: Option<&'a str>,
-    next_attempt_at: Option<Shown<Timestamp>>,
-    deliver_by: Option<Shown<Timestamp>>,
-    agent_id: Option<AgentId>,
-    clears_by: &'static str,
-}
-
 fn blocker_fields(blocker: &Blocker) -> BlockerFields<'_> {
     let task = blocker.task.as_ref();
     BlockerFields {
-        code: blocker.code.as_str(),
+        code: OneOf(blocker.code),
         remediation_id: task.map(|task| task.remediation_id),
         plan_revision: task.map(|task| task.plan_revision),
         action: task.map(|task| task.action.original()),
-        state: task.map(|task| task.state.as_str()),
+        state: task.map(|task| OneOf(task.state)),
         attempt: task.map(|task| task.attempt),
         max_attempts: task.map(|task| task.max_attempts),
         reason: task.and_then(|task| reason(&task.reason, task.state)),
@@ -416,35 +312,14 @@ pub(crate) fn blockers_form(blockers: &[Blocker]) -> impl Serialize + '_ {
     blockers.iter().map(blocker_fields).collect::<Vec<_>>()
 }
 
-#[derive(Serialize)]
-struct ChangeFields<'a> {
-    remediation_id: RemediationId,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    action: &'a str,
-    from: Option<&'static str>,
-    to: &'static str,
-    status: &'static str,
-    verified: bool,
-    waived: bool,
-    attempt: u32,
-    max_attempts: u32,
-    tries: u32,
-    reason: Option<&'a str>,
-    next_attempt_at: Option<Shown<Timestamp>>,
-    deliver_by: Option<Shown<Timestamp>>,
-    plan_revision: u64,
-    attempt_id: Option<&'a str>,
-}
-
-fn change_fields(change: &RemediationChange) -> ChangeFields<'_> {
-    ChangeFields {
+fn change_fields(change: &RemediationChange) -> RemediationStatusChanged<'_> {
+    RemediationStatusChanged {
         remediation_id: change.remediation_id,
-        kind: change.kind.as_str(),
+        kind: OneOf(change.kind),
         action: change.action.original(),
-        from: change.from.map(|state| state.as_str()),
-        to: change.to.as_str(),
-        status: status(change.to.status()),
+        from: change.from.map(OneOf),
+        to: OneOf(change.to),
+        status: OneOf(change.to.status()),
         verified: change.verified,
         waived: change.waived,
         attempt: change.attempt,
@@ -473,15 +348,5 @@ fn reason(given: &Option<String>, state: State) -> Option<&str> {
         | State::Completed
         | State::Failed
         | State::Expired => given.as_deref(),
-    }
-}
-
-fn status(status: Status) -> &'static str {
-    match status {
-        Status::Unapproved => "unapproved",
-        Status::Approved => "approved",
-        Status::Completed => "completed",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
     }
 }

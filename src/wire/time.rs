@@ -5,6 +5,9 @@ use crate::model::time::{Timestamp, millis};
 /// What the errors say of a text that [`parse`] refuses.
 pub const EXPECTED: &str = "an RFC 3339 time from 1970 on";
 
+/// The shape that [`parse`] takes, for the schemas. That a date exists is beyond it.
+pub const PATTERN: &str = "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
+
 /// `2026-11-23T09:00:00Z`, with a fraction of up to 9 digits and any offset; cut to milliseconds.
 ///
 /// Times before 1970 are refused: none is meant, and stored keys and the AMQP timestamp are unsigned.
@@ -15,6 +18,18 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     }
     let at = millis(text.parse::<Timestamp>().ok()?);
     (at >= Timestamp::UNIX_EPOCH).then_some(at)
+}
+
+/// A time as AMQP has it: whole seconds since 1970 (AMQP 0-9-1) or milliseconds (AMQP 1.0, whose form CloudEvents
+/// libraries use for both). One number is never a likely time in both.
+pub fn parse_amqp(text: &str) -> Option<Timestamp> {
+    /// As seconds the year 5138, as milliseconds March 1973.
+    const MILLISECONDS_FROM: i64 = 100_000_000_000;
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: i64 = text.parse().ok()?;
+    if number < MILLISECONDS_FROM { Timestamp::from_second(number).ok() } else { Timestamp::from_millisecond(number).ok() }
 }
 
 fn has_shape(text: &[u8]) -> bool {
@@ -62,6 +77,22 @@ mod tests {
             ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59Z"),
         ] {
             assert_eq!(parse(text).map(|at| at.to_string()).as_deref(), Some(utc), "{text}");
+        }
+    }
+
+    #[test]
+    fn amqp_has_two_units() {
+        for (text, utc) in [
+            ("0", "1970-01-01T00:00:00Z"),
+            ("1795424700", "2026-11-23T09:05:00Z"),
+            ("1795424700250", "2026-11-23T09:05:00.25Z"),
+            ("99999999999", "5138-11-16T09:46:39Z"),
+            ("100000000000", "1973-03-03T09:46:40Z"),
+        ] {
+            assert_eq!(parse_amqp(text).map(|at| at.to_string()).as_deref(), Some(utc), "{text}");
+        }
+        for text in ["", "-1", "1.5", "1e9", "9223372036854775807", "99999999999999999999", "Timestamp(1)"] {
+            assert_eq!(parse_amqp(text), None, "{text:?} was taken");
         }
     }
 

@@ -12,7 +12,7 @@ use remedyd::agent::simulated::Model;
 use remedyd::broker::memory::{MemoryBroker, MemoryLink};
 use remedyd::broker::topology::Topology;
 use remedyd::broker::{Delivery, Lane, Link, LinkState, Message, PublishError, Settlement, Token};
-use remedyd::config::Users;
+use remedyd::config::{Publishers, Users};
 use remedyd::machine::policy::Policy;
 use remedyd::model::ids::TenantId;
 use remedyd::model::time::{Timestamp, days};
@@ -111,7 +111,7 @@ impl Rig {
                 status_exchange: self.topology.status(),
             },
             limits: self.limits,
-            users: Arc::new(self.users.clone()),
+            users: Arc::new(Publishers::new(self.users.clone())),
             publish_window: 100,
         };
         let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), settings).unwrap();

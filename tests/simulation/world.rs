@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use remedyd::agent::simulated::Model;
 use remedyd::broker::Lane;
-use remedyd::config::Users;
+use remedyd::config::{Publishers, Users};
 use remedyd::machine::policy::Policy;
 use remedyd::model::time::days;
 use remedyd::pipeline::clock::Clock;
@@ -188,7 +188,7 @@ impl World {
                 drain: Duration::from_secs(10),
                 repeats: usize::MAX,
             },
-            users: Arc::new(Users::Anyone),
+            users: Arc::new(Publishers::new(Users::Anyone)),
             publish_window: self.publish_window,
         };
         let store = Arc::new(DiskHandle { scene: Arc::clone(&self.scene), life });

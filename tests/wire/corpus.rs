@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use remedyd::wire::Reason;
 use serde_json::Value;
 
+use super::edits::edit;
 use super::{EVENTS, event, structured};
 
 #[test]
@@ -32,26 +33,6 @@ fn every_case_is_judged_as_written() {
     for reason in Reason::ALL {
         assert_eq!(seen.contains(reason.as_str()), !elsewhere.contains(&reason), "{reason:?}");
     }
-}
-
-fn edit(mut event: Value, edit: &str) -> Value {
-    let (pointer, change) = edit.trim().split_once(' ').expect("pointer, then a change");
-    let pointer = pointer.replacen('~', "/data/incident_report", 1);
-    let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
-    let parent = event.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer} is nowhere"));
-    match (change.split_once(' '), parent) {
-        (None, Value::Object(members)) if change == "-" => {
-            members.remove(key).unwrap_or_else(|| panic!("{pointer} is not there to be removed"));
-        }
-        (Some(("=", json)), Value::Object(members)) => {
-            members.insert(key.into(), serde_json::from_str(json).expect(json));
-        }
-        (Some(("=", json)), Value::Array(items)) => {
-            items[key.parse::<usize>().expect("an index")] = serde_json::from_str(json).expect(json);
-        }
-        _ => panic!("not an edit: {edit}"),
-    }
-    event
 }
 
 #[test]

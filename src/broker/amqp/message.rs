@@ -79,6 +79,8 @@ fn header(value: &AMQPValue) -> HeaderValue {
         AMQPValue::LongInt(number) => HeaderValue::Integer((*number).into()),
         AMQPValue::LongUInt(number) => HeaderValue::Integer((*number).into()),
         AMQPValue::LongLongInt(number) => HeaderValue::Integer(*number),
+        // seconds since 1970; no clock reaches the end of the range
+        AMQPValue::Timestamp(seconds) => HeaderValue::Integer(i64::try_from(*seconds).unwrap_or(i64::MAX)),
         AMQPValue::ShortString(text) => HeaderValue::Text(text.to_string()),
         AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
             Ok(text) => HeaderValue::Text(text.to_owned()),
@@ -88,7 +90,6 @@ fn header(value: &AMQPValue) -> HeaderValue {
         | AMQPValue::Double(_)
         | AMQPValue::DecimalValue(_)
         | AMQPValue::FieldArray(_)
-        | AMQPValue::Timestamp(_)
         | AMQPValue::FieldTable(_)
         | AMQPValue::ByteArray(_)
         | AMQPValue::Void => HeaderValue::Other(format!("{value:?}")),

@@ -2,6 +2,7 @@
 //!
 //! Never here: what a survey sets off. An absent observation stays absent: "did not look" is not "saw none".
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,8 +12,10 @@ use crate::model::agent::Survey;
 use crate::model::ids::AgentId;
 use crate::wire::{Fault, limits};
 
-#[derive(Deserialize)]
-struct Surveyed {
+/// What an agent has found on its host. An absent observation means that it did not look.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Surveyed")]
+pub(super) struct Surveyed {
     agent_id: Id,
     /// Required: with the agent it is what a survey is known by.
     surveyed_at: At,
@@ -20,6 +23,7 @@ struct Surveyed {
     platform: Option<String>,
     agent_version: Option<String>,
     boot_id: Option<String>,
+    #[schemars(length(max = limits::FOOTHOLDS_PRESENT))]
     footholds_present: Option<Vec<String>>,
     isolated: Option<bool>,
 }
@@ -41,8 +45,10 @@ pub fn surveyed(data: Value) -> Result<EventKind, Fault> {
     }))
 }
 
-#[derive(Deserialize)]
-struct Removed {
+/// The agent is no longer on any host.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "AgentRemoved")]
+pub(super) struct Removed {
     agent_id: Id,
     reason: Option<String>,
 }

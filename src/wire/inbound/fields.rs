@@ -1,21 +1,22 @@
-//! The wire's scalars and closed lists, and how `data` is read into a form.
+//! The wire's scalars, and how `data` is read into a form.
 //!
 //! Never here: rules that span fields. A form's error names the path of the field; it never quotes a string
 //! value, because it becomes a header of the dead letter.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::Value;
 
 use crate::model::actor::{Actor, Role};
-use crate::model::remediation::RemediationType;
-use crate::model::report::{AttackKind, Severity};
 use crate::model::time::Timestamp;
+use crate::wire::words::OneOf;
 use crate::wire::{Fault, limits, time};
 
 /// Reads `data` into a form of its type.
@@ -64,6 +65,25 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// The form's own.
+impl<T: JsonSchema> JsonSchema for Object<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
 /// An id or a revision: 1 ..= 2^53, a JSON integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Id(pub u64);
@@ -71,6 +91,16 @@ pub struct Id(pub u64);
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         integer(deserializer, 1, limits::ID).map(Id)
+    }
+}
+
+impl JsonSchema for Id {
+    fn schema_name() -> Cow<'static, str> {
+        "Id".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": limits::ID })
     }
 }
 
@@ -84,6 +114,16 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+impl JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": limits::ID })
+    }
+}
+
 /// A setting with a range of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Within<const LEAST: u16, const MOST: u16>(pub u16);
@@ -92,6 +132,20 @@ impl<'de, const LEAST: u16, const MOST: u16> Deserialize<'de> for Within<LEAST, 
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = integer(deserializer, LEAST.into(), MOST.into())?;
         u16::try_from(value).map(Within).map_err(D::Error::custom)
+    }
+}
+
+impl<const LEAST: u16, const MOST: u16> JsonSchema for Within<LEAST, MOST> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Within{LEAST}To{MOST}").into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
     }
 }
 
@@ -125,74 +179,29 @@ impl<'de> Deserialize<'de> for At {
     }
 }
 
-/// A word of a closed list.
-pub trait Word: Sized + Copy + 'static {
-    const ALL: &'static [Self];
-    fn word(self) -> &'static str;
-}
+impl JsonSchema for At {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
 
-/// [`Word`], as a field.
-pub struct OneOf<T>(pub T);
-
-impl<'de, T: Word> Deserialize<'de> for OneOf<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        T::ALL.iter().copied().find(|word| word.word() == text).map(OneOf).ok_or_else(|| {
-            let words: Vec<_> = T::ALL.iter().map(|word| word.word()).collect();
-            D::Error::custom(format_args!("unknown variant, expected one of {}", words.join(", ")))
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "RFC 3339 with any offset, from 1970 on; read to milliseconds",
+            "type": "string",
+            "format": "date-time",
+            "pattern": time::PATTERN,
         })
     }
 }
 
-macro_rules! words {
-    ($($type:ident: $($variant:ident)+;)*) => {$(
-        impl Word for $type {
-            const ALL: &'static [Self] = &[$($type::$variant),+];
-
-            fn word(self) -> &'static str {
-                // the match is the check that the list is whole
-                match self {
-                    $($type::$variant => self.as_str(),)+
-                }
-            }
-        }
-    )*};
-}
-
-words! {
-    Severity: Low High Critical;
-    AttackKind: Phishing MalwarePersistence IdentityCompromise Unknown;
-    RemediationType: Assisted Manual Containment;
-    Role: Admin SecurityEngineer User ReadOnly Finance Marketing Provisioner;
-}
-
-/// A closed list that only the wire knows: the enum and its words in one.
-macro_rules! word_list {
-    ($(#[$doc:meta])* $type:ident { $($variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        enum $type {
-            $($variant,)+
-        }
-
-        impl $crate::wire::inbound::fields::Word for $type {
-            const ALL: &'static [Self] = &[$($type::$variant),+];
-
-            fn word(self) -> &'static str {
-                match self {
-                    $($type::$variant => $word,)+
-                }
-            }
-        }
-    };
-}
-pub(super) use word_list;
-
 /// Who asked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Actor")]
 pub struct ActorForm {
     id: Id,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     email: Option<String>,
     role: OneOf<Role>,
 }
@@ -206,6 +215,7 @@ impl ActorForm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::report::Severity;
     use serde_json::json;
 
     #[derive(Deserialize)]

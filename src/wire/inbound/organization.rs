@@ -20,21 +20,27 @@
 //! closes at its end), and at least one day. `sla` is one whole too: what it leaves out is the default, and
 //! not what was set before. Of `managed_response` each member stands for itself.
 
+use std::borrow::Cow;
+
 use jiff::tz::TimeZone;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use serde_json::{Map, Value};
 
-use super::fields::{Count, Object, OneOf, Within, read, word_list};
+use super::fields::{Count, Object, Within, read};
 use crate::machine::event::{EventKind, FunnelCount, SettingsChange};
 use crate::model::organization::SlaSettings;
+use crate::wire::words::{OneOf, word_list};
 use crate::wire::{Fault, limits};
 
 type Days = Within<{ limits::UNRESPONSIVE_DAYS_LEAST }, { limits::UNRESPONSIVE_DAYS_MOST }>;
 type Minutes = Within<1, { limits::SLA_MINUTES }>;
 
-#[derive(Deserialize)]
-struct Updated {
+/// Settings of the organization. What is absent or null stays as it is.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "OrganizationUpdated")]
+pub(super) struct Updated {
     time_zone: Option<Zone>,
     business_hours: Option<Object<HoursForm>>,
     managed_response: Option<Object<ManagedForm>>,
@@ -46,16 +52,19 @@ struct Updated {
     sla: Option<Object<SlaForm>>,
 }
 
-#[derive(Deserialize)]
+/// In the organization's time zone. It closes later than it opens, on the same day.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "BusinessHours")]
 struct HoursForm {
     opens: MinuteOfDay,
     closes: MinuteOfDay,
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     days: Vec<OneOf<Day>>,
 }
 
 word_list! {
     /// Monday first, as the model counts them.
-    Day {
+    pub(in crate::wire) Day {
         Monday = "mon",
         Tuesday = "tue",
         Wednesday = "wed",
@@ -66,14 +75,18 @@ word_list! {
     }
 }
 
-#[derive(Default, Deserialize)]
+/// Of which severities plans are approved without a person.
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ManagedResponse")]
 struct ManagedForm {
     low: Option<bool>,
     high: Option<bool>,
     critical: Option<bool>,
 }
 
-#[derive(Deserialize)]
+/// One whole: what it leaves out is the default. The warning comes before the breach.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Sla")]
 struct SlaForm {
     critical_minutes: Option<Minutes>,
     high_warning_minutes: Option<Minutes>,
@@ -156,6 +169,20 @@ impl<'de> Deserialize<'de> for Zone {
     }
 }
 
+impl JsonSchema for Zone {
+    fn schema_name() -> Cow<'static, str> {
+        "TimeZone".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A zone of the IANA database, such as Australia/Sydney",
+            "type": "string",
+            "pattern": "^[A-Za-z][A-Za-z0-9/_.+-]*$",
+        })
+    }
+}
+
 /// Minutes after midnight, written `HH:MM`, from `00:00` to `24:00`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MinuteOfDay(u16);
@@ -181,6 +208,20 @@ impl<'de> Deserialize<'de> for MinuteOfDay {
     }
 }
 
+impl JsonSchema for MinuteOfDay {
+    fn schema_name() -> Cow<'static, str> {
+        "MinuteOfDay".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "HH:MM, from 00:00 to 24:00",
+            "type": "string",
+            "pattern": "^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+        })
+    }
+}
+
 /// Nothing is said beside the fact, so `data` may be missing. What is there instead has to be an object all the same.
 pub fn deleted(data: Value) -> Result<EventKind, Fault> {
     if !data.is_null() {
@@ -189,8 +230,10 @@ pub fn deleted(data: Value) -> Result<EventKind, Fault> {
     Ok(EventKind::OrganizationDeleted)
 }
 
-#[derive(Deserialize)]
-struct Counted {
+/// What the SOC has counted in a month.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "FunnelCounted")]
+pub(super) struct Counted {
     period: Month,
     events_analysed: Count,
     signals: Count,
@@ -214,6 +257,20 @@ impl<'de> Deserialize<'de> for Month {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if is_month(&text) { Ok(Month(text)) } else { Err(D::Error::custom("not a month, YYYY-MM, from 1970 on")) }
+    }
+}
+
+impl JsonSchema for Month {
+    fn schema_name() -> Cow<'static, str> {
+        "Month".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "YYYY-MM, from 1970 on",
+            "type": "string",
+            "pattern": "^(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])$",
+        })
     }
 }
 

@@ -7,36 +7,57 @@
 //! or none, containment a string or none, manual none. Nothing (absent, null, an empty array or string) is
 //! one and the same, so that a fingerprint does not depend on how a bridge writes "none".
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
-use super::fields::{Id, Object, OneOf};
+use super::fields::{Id, Object};
 use crate::machine::event::PlanItem;
 use crate::model::ids::RemediationId;
 use crate::model::remediation::{ActionName, OutcomeCode, Parameter, Parameters, RemediationType};
 use crate::model::report::Foothold;
+use crate::wire::words::OneOf;
 use crate::wire::{Fault, Reason, limits};
 
-/// `remediations`, as the vendor's API pages it.
-#[derive(Deserialize)]
+/// `remediations`, as the vendor's API pages it. All items have to be there: a plan of which some are missing is
+/// refused as `plan_incomplete`.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Plan")]
 pub struct PlanForm {
     total_count: Option<u64>,
     has_more: Option<bool>,
+    /// Of different ids, and no two of the same type, action and parameters.
+    #[schemars(length(max = limits::REMEDIATIONS))]
     items: Option<Vec<Object<ItemForm>>>,
 }
 
-#[derive(Deserialize)]
+/// One remediation. `parameters` by type: assisted takes an array, containment a string, manual nothing.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Remediation", extend("allOf" = [
+    { "if": { "properties": { "type": { "const": "assisted" } } },
+      "then": { "properties": { "parameters": { "anyOf": [{ "type": ["array", "null"] }, { "const": "" }] } } } },
+    { "if": { "properties": { "type": { "const": "containment" } } },
+      "then": { "properties": { "parameters": { "anyOf": [{ "type": ["string", "null"] }, { "type": "array", "maxItems": 0 }] } } } },
+    { "if": { "properties": { "type": { "const": "manual" } } },
+      "then": { "properties": { "parameters": { "anyOf": [{ "type": "null" }, { "const": "" }, { "type": "array", "maxItems": 0 }] } } } },
+]))]
 pub struct ItemForm {
     id: Id,
     #[serde(rename = "type")]
     kind: OneOf<RemediationType>,
+    #[schemars(regex(pattern = r"\S"))]
     action: String,
     #[serde(default)]
     parameters: ParametersForm,
+    /// An item is issued as unapproved.
+    #[schemars(extend("enum" = ["unapproved", null]))]
     status: Option<String>,
+    /// How simulated hosts answer, one code a try; nothing for a real one.
+    #[schemars(length(max = limits::SIMULATED_TRIES), inner(length(min = 1, max = limits::OUTCOME_CODE_BYTES)))]
     simulate: Option<Vec<String>>,
 }
 
@@ -49,17 +70,23 @@ enum ParametersForm {
     Named(Vec<Object<ParameterForm>>),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Parameter")]
 struct ParameterForm {
     name: String,
     description: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Something an attacker can come back by. Those of a report have different ids.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Foothold")]
 pub struct FootholdForm {
+    #[schemars(length(min = 1))]
     id: String,
+    #[schemars(length(min = 1))]
     kind: String,
     description: Option<String>,
+    /// Items of the same plan.
     remediation_ids: Option<Vec<Id>>,
 }
 
@@ -220,6 +247,24 @@ pub fn footholds(forms: Vec<Object<FootholdForm>>, at: &str, items: &[PlanItem])
         });
     }
     Ok(footholds)
+}
+
+impl JsonSchema for ParametersForm {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Parameters".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["array", "string", "null"],
+            "maxItems": limits::PARAMETERS,
+            "items": generator.subschema_for::<ParameterForm>(),
+        })
+    }
 }
 
 impl<'de> Deserialize<'de> for ParametersForm {

@@ -2,23 +2,32 @@
 //!
 //! Never here: whether the report is known or the revision the next one.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::fields::{At, Id, Object, OneOf, read};
+use super::fields::{At, Id, Object, read};
 use super::plan::{self, FootholdForm, Host, PlanForm};
 use crate::machine::event::{EventKind, NewReport, Payload, ReportUpdate, Revision};
 use crate::model::ids::{AgentId, IdentityId, ReportId};
 use crate::model::report::{AttackKind, Identity, ReportText, Severity};
 use crate::wire::envelope::Envelope;
+use crate::wire::words::OneOf;
 use crate::wire::{Fault, Reason, limits};
 
-#[derive(Deserialize)]
-struct Created {
+/// A report is issued, with its plan.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ReportCreated")]
+pub(super) struct Created {
     incident_report: Object<ReportForm>,
 }
 
-#[derive(Deserialize)]
+/// The vendor's names and values, and fields of ours.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "IncidentReport", extend("allOf" = [{
+    "if": { "properties": { "isolate_host": { "const": true } }, "required": ["isolate_host"] },
+    "then": { "properties": { "agent_id": { "type": "integer" } }, "required": ["agent_id"] },
+}]))]
 struct ReportForm {
     id: Id,
     account_id: Id,
@@ -26,32 +35,43 @@ struct ReportForm {
     agent_id: Option<Id>,
     platform: Option<String>,
     severity: OneOf<Severity>,
+    /// A report is issued as sent.
+    #[schemars(extend("const" = "sent"))]
     status: String,
     subject: Option<String>,
     summary: Option<String>,
     body: Option<String>,
+    #[schemars(length(max = limits::INDICATOR_TYPES))]
     indicator_types: Option<Vec<String>>,
     created_at: Option<At>,
     sent_at: Option<At>,
     status_updated_at: Option<At>,
     updated_at: Option<At>,
     remediations: Object<PlanForm>,
+    /// 1 if absent.
     plan_revision: Option<Id>,
+    #[schemars(length(max = limits::FOOTHOLDS))]
     footholds: Option<Vec<Object<FootholdForm>>>,
+    /// For a report without an agent.
     identity: Option<Object<IdentityForm>>,
     host: Option<Object<HostForm>>,
+    /// unknown if absent.
     attack_kind: Option<OneOf<AttackKind>>,
+    /// Isolate the host at once; needs agent_id.
     isolate_host: Option<bool>,
+    /// A drill: nobody is paged.
     simulated: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Identity")]
 struct IdentityForm {
     id: Id,
     name: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Host")]
 struct HostForm {
     hostname: Option<String>,
 }
@@ -113,11 +133,15 @@ fn check_tenant(form: &ReportForm, envelope: &Envelope, at: &str) -> Result<(), 
     Ok(())
 }
 
-#[derive(Deserialize)]
-struct Revised {
+/// A new plan in place of the one that was sent back.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ReportRevised")]
+pub(super) struct Revised {
     incident_report_id: Id,
     plan_revision: Id,
     remediations: Object<PlanForm>,
+    /// Those of the report stay as they are if absent.
+    #[schemars(length(max = limits::FOOTHOLDS))]
     footholds: Option<Vec<Object<FootholdForm>>>,
     comment: Option<String>,
 }
@@ -138,14 +162,22 @@ pub fn revised(data: Value) -> Result<EventKind, Fault> {
     })))
 }
 
-#[derive(Deserialize)]
-struct Updated {
+/// What has changed of a report. Further fields are passed on as they are.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ReportUpdated")]
+pub(in crate::wire) struct Updated {
     incident_report_id: Id,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     updated_at: Option<At>,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     status_updated_at: Option<At>,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     severity: Option<OneOf<Severity>>,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     summary: Option<String>,
+    #[schemars(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
 }
 
@@ -163,10 +195,13 @@ pub fn updated(data: Value, envelope: &Envelope) -> Result<EventKind, Fault> {
     })))
 }
 
-#[derive(Deserialize)]
-struct CommentAdded {
+/// Somebody has commented on a report. Further fields are passed on as they are.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "CommentAdded")]
+pub(in crate::wire) struct CommentAdded {
     incident_report_id: Id,
     #[serde(rename = "comment")]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     _comment: Option<String>,
 }
 
@@ -176,8 +211,10 @@ pub fn comment_added(data: Value) -> Result<EventKind, Fault> {
     Ok(EventKind::CommentAdded { report: ReportId(form.incident_report_id.0), data: payload })
 }
 
-#[derive(Deserialize)]
-struct Dismissed {
+/// The SOC takes a report back.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ReportDismissed")]
+pub(super) struct Dismissed {
     incident_report_id: Id,
     reason: Option<String>,
 }
@@ -187,8 +224,10 @@ pub fn dismissed(data: Value) -> Result<EventKind, Fault> {
     Ok(EventKind::ReportDismissed { report: ReportId(form.incident_report_id.0), reason: form.reason })
 }
 
-#[derive(Deserialize)]
-struct Closed {
+/// The SOC has closed a report on its side.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ReportClosed")]
+pub(super) struct Closed {
     incident_report_id: Id,
     status_updated_at: Option<At>,
 }

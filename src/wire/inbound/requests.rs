@@ -5,19 +5,25 @@
 
 use std::collections::HashSet;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::fields::{ActorForm, Id, Object, OneOf, Word, read, word_list};
+use super::fields::{ActorForm, Id, Object, read};
 use crate::machine::event::{AgentRequest, EventKind, Payload, PlanDecision, ReportRequest, TaskRequest};
 use crate::model::ids::{AgentId, RemediationId, ReportId};
+use crate::wire::words::{OneOf, Word as _, word_list};
 use crate::wire::{Fault, limits};
 
-#[derive(Deserialize)]
-struct Approved {
+/// A person consents to the plan, or to some of it.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Approved")]
+pub(super) struct Approved {
     incident_report_id: Id,
     /// Required: consent is to a plan that was read.
     plan_revision: Id,
+    /// All of the plan if absent.
+    #[schemars(length(max = limits::REMEDIATIONS))]
     remediation_ids: Option<Vec<Id>>,
     actor: Object<ActorForm>,
 }
@@ -45,10 +51,13 @@ fn without_repeats(ids: Vec<Id>) -> Vec<RemediationId> {
     ids.into_iter().map(|Id(id)| RemediationId(id)).filter(|id| seen.insert(*id)).collect()
 }
 
-#[derive(Deserialize)]
-struct Rejected {
+/// A person sends the plan back to the SOC.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Rejected")]
+pub(super) struct Rejected {
     incident_report_id: Id,
     plan_revision: Id,
+    /// What is wrong with it; without one the rejection is refused.
     comment: Option<String>,
     #[serde(rename = "useful")]
     _useful: Option<bool>,
@@ -68,8 +77,10 @@ pub fn rejected(data: Value) -> Result<EventKind, Fault> {
     })
 }
 
-#[derive(Deserialize)]
-struct AboutTask {
+/// A request about one remediation.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "TaskRequest")]
+pub(super) struct AboutTask {
     incident_report_id: Id,
     remediation_id: Id,
     reason: Option<String>,
@@ -86,8 +97,10 @@ pub fn about_task(data: Value) -> Result<TaskRequest, Fault> {
     })
 }
 
-#[derive(Deserialize)]
-struct AboutReport {
+/// A request about a report.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ReportRequest")]
+pub(super) struct AboutReport {
     incident_report_id: Id,
     reason: Option<String>,
     actor: Object<ActorForm>,
@@ -100,7 +113,7 @@ pub fn about_report(data: Value) -> Result<ReportRequest, Fault> {
 
 word_list! {
     /// How the SOC is to come back to the asker.
-    Channel {
+    pub(in crate::wire) Channel {
         Callback = "callback",
         Chat = "chat",
         Email = "email",
@@ -109,7 +122,7 @@ word_list! {
 
 word_list! {
     /// What the asker believes the finding to be.
-    SupportReason {
+    pub(in crate::wire) SupportReason {
         LegitimateAdminTool = "legitimate_admin_tool",
         RmmScript = "rmm_script",
         PenetrationTest = "penetration_test",
@@ -117,13 +130,16 @@ word_list! {
     }
 }
 
-#[derive(Deserialize)]
-struct SupportRequested {
+/// A person asks the SOC for help. Further fields are passed on as they are.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "SupportRequested")]
+pub(in crate::wire) struct SupportRequested {
     incident_report_id: Id,
     #[serde(rename = "channel")]
     _channel: OneOf<Channel>,
     reason: OneOf<SupportReason>,
     #[serde(rename = "comment")]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     _comment: Option<String>,
     actor: Object<ActorForm>,
 }
@@ -142,8 +158,10 @@ pub fn support_requested(data: Value) -> Result<EventKind, Fault> {
     })
 }
 
-#[derive(Deserialize)]
-struct AboutAgent {
+/// A request about a host.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "AgentRequest")]
+pub(super) struct AboutAgent {
     agent_id: Id,
     reason: Option<String>,
     force: Option<bool>,
