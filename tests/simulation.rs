@@ -92,16 +92,17 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Plays seeds from `first` on, on two threads, as long as `goes_on` says of their number. The first `shown` that fail
-/// are shown when they do.
+/// Plays seeds from `first` on, on two threads, as long as `goes_on` says of their number; with `SIM_STOP` set, not
+/// beyond the first that fails. The first `shown` that fail are shown when they do.
 fn play_all(first: u64, options: Options, shown: usize, goes_on: impl Fn(u64) -> bool + Sync) -> Sum {
     let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
+    let stops = std::env::var_os("SIM_STOP").is_some();
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    if !goes_on(index) {
+                    if !goes_on(index) || (stops && !sum.lock().unwrap().failed.is_empty()) {
                         return;
                     }
                     let outcome = play(first.wrapping_add(index), options);

@@ -317,7 +317,7 @@ impl People {
         let mut facts = self.event(tenant, Kind::Comment, now, comment);
         facts.kind = Kind::Rubbish;
         let mut event: Value = serde_json::from_slice(&facts.message.body).unwrap_or_default();
-        let reason: &'static [&'static str] = match self.dice.between(0, 6) {
+        let reason: &'static [&'static str] = match self.dice.between(0, 7) {
             0 => {
                 facts.message.body.truncate(facts.message.body.len() - 1);
                 facts.may_die_of = &["malformed"];
@@ -342,6 +342,17 @@ impl People {
             5 => {
                 event["time"] = json!(after(now, Span::from_hours(24 * 20)).to_string());
                 &["invalid"]
+            }
+            6 => {
+                // a report of the neighbour's
+                let other = &self.tenants[(tenant + 1) % TENANTS.len()];
+                let time = now.to_string();
+                event["type"] = json!(name(Kind::Created));
+                event["data"] = json!({ "incident_report": { "id": self.dice.between(1, 8), "account_id": other.account,
+                    "organization_id": other.organization, "platform": "windows", "severity": "low", "status": "sent", "subject": "s",
+                    "summary": "s", "body": "b", "sent_at": time, "updated_at": time, "status_updated_at": time, "plan_revision": 1,
+                    "remediations": { "total_count": 0, "has_more": false, "items": [] }, "footholds": [] } });
+                &["tenant_mismatch"]
             }
             _ => {
                 facts.message.headers = vec![("tenantid".into(), HeaderValue::Text("9.9".into()))];

@@ -18,6 +18,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use super::frame;
+use crate::crash::{self, Point};
 use crate::store::sled::{Failure, Mark, corrupt, failed, sync_directory, wait_for};
 use crate::store::{Batch, StoreError};
 
@@ -177,6 +178,7 @@ fn files(dir: &Path) -> Result<Vec<u64>, StoreError> {
 fn remove(dir: &Path, numbers: &[u64]) -> Result<(), StoreError> {
     for number in numbers {
         fs::remove_file(dir.join(name(*number))).map_err(failed("removing a file of the journal"))?;
+        crash::point(Point::JournalRemoved);
     }
     if numbers.is_empty() { Ok(()) } else { sync_directory(dir) }
 }
@@ -261,7 +263,10 @@ impl Writer {
     fn run(&mut self, job: Job) -> Result<(), StoreError> {
         match job {
             Job::Append { frame, number } => {
-                self.file.write_all(&frame).and_then(|()| self.file.sync_data()).map_err(failed("writing the journal"))?;
+                self.file.write_all(&frame).map_err(failed("writing the journal"))?;
+                crash::point(Point::JournalWritten);
+                self.file.sync_data().map_err(failed("syncing the journal"))?;
+                crash::point(Point::JournalSynced);
                 self.number = number;
                 self.mark.set(number).map_err(failed("writing COMMITTED of the journal"))
             }
@@ -283,5 +288,6 @@ fn begin(dir: &Path, number: u64, base: u64) -> Result<File, StoreError> {
     };
     let file = create().map_err(failed("beginning a file of the journal"))?;
     sync_directory(dir)?;
+    crash::point(Point::JournalBegun);
     Ok(file)
 }
