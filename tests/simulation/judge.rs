@@ -365,7 +365,7 @@ impl Judge {
         for (prefix, what) in
             [(keys::OUTBOX, "outbox rows"), (keys::OPEN_ATTEMPTS, "subjects with an attempt in the field"), (keys::PARKED, "parked events")]
         {
-            let count = self.rows.keys().filter(|key| key.starts_with(prefix)).count();
+            let count = self.rows.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)).count();
             if count > 0 {
                 open.push(format!("{count} {what}"));
             }
