@@ -49,7 +49,10 @@ fn main() {
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    println!("{agents} agents of {TENANTS} tenants, each surveyed once: {seconds:.1} s, {:.0} surveys/s, one core and no broker", agents as f64 / seconds);
+    println!(
+        "{agents} agents of {TENANTS} tenants, each surveyed once: {seconds:.1} s, {:.0} surveys/s, one core and no broker",
+        agents as f64 / seconds
+    );
     opened.checkpoint().unwrap();
     println!("resident          {:6.0} MiB   (goal: at most 512; {before:.0} before)", resident_mib());
     drop((partition, opened));

@@ -60,7 +60,8 @@ fn report(n: u64) -> Message {
 }
 
 fn survey(minute: i64) -> Message {
-    let data = json!({ "agent_id": 7, "surveyed_at": at(minute).to_string(), "hostname": "h", "platform": "windows", "agent_version": "1" });
+    let data =
+        json!({ "agent_id": 7, "surveyed_at": at(minute).to_string(), "hostname": "h", "platform": "windows", "agent_version": "1" });
     message(&format!("s-{minute}"), "agent.surveyed", minute, &data)
 }
 

@@ -278,14 +278,8 @@ fn start_attempt(draft: &mut Draft<'_>, id: ReportId, index: usize, surveyed_at:
         item.reason = None;
         item.next_attempt_at = None;
         item.last_attempt_survey = Some(surveyed_at);
-        item.open_attempt = Some(Attempt {
-            id: attempt_id(tenant, id, item),
-            survey_at: surveyed_at,
-            lease_until,
-            boot_id,
-            cause,
-            traceparent,
-        });
+        item.open_attempt =
+            Some(Attempt { id: attempt_id(tenant, id, item), survey_at: surveyed_at, lease_until, boot_id, cause, traceparent });
     });
     let started_at = draft.now;
     let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { return };

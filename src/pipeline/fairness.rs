@@ -91,9 +91,7 @@ impl Waiting {
 
     /// `surveys_in_line`: surveys are served in the order of their arrival for now.
     pub fn push(&mut self, arrival: Arrival, surveys_in_line: bool) {
-        let in_line = self.one_line
-            || (surveys_in_line && arrival.token.lane == Lane::Surveys)
-            || mutation::seeded(Defect::OneLineForAll);
+        let in_line = self.one_line || (surveys_in_line && arrival.token.lane == Lane::Surveys) || mutation::seeded(Defect::OneLineForAll);
         let tenant = arrival.decoded.as_ref().ok().map(|inbound| inbound.event.tenant);
         let flow = tenant.filter(|_| !in_line);
         match arrival.token.lane {

@@ -134,6 +134,9 @@ impl Judge {
         let mut lines = Vec::new();
         let mut causes: BTreeMap<(String, String), u64> = BTreeMap::new();
         self.story.begin_batch(self.batches);
+        // what a batch takes from the inbox is decided in it, or waits in it
+        let decided: BTreeSet<usize> = taken.into_iter().filter(|number| !parked.contains(number)).chain(left_parking).collect();
+        decided.iter().for_each(|number| self.story.asks_to_cancel(&self.sent[*number]));
         for message in told.values() {
             let Ok(event) = serde_json::from_slice::<Value>(&message.body) else {
                 self.violation(format!("an outbound message is not JSON: {:?}", message.message_id));
@@ -150,9 +153,8 @@ impl Judge {
         }
         self.story.end_decision();
         self.attempts_are_taken_up(ms);
-        // 9: what a batch takes from the inbox is decided in it, or waits in it
-        let decided = taken.into_iter().filter(|number| !parked.contains(number)).chain(left_parking);
-        for number in decided.filter(|number| !died.contains(number)).collect::<BTreeSet<_>>() {
+        // 9
+        for number in decided.into_iter().filter(|number| !died.contains(number)) {
             let facts = &self.sent[number];
             let answered = causes.contains_key(&(facts.tenant.to_owned(), facts.id.clone()));
             let problem = if facts.kind.is_request() && !audited(batch, facts) {

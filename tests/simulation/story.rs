@@ -122,6 +122,8 @@ pub struct Story {
     reports: BTreeMap<Key, Report>,
     /// Reports as they were before the batch under way.
     before: BTreeMap<Key, Option<Report>>,
+    /// Reports that were not open at some time in it; they may be open again at its end.
+    shut: BTreeSet<Key>,
     sequences: BTreeMap<(String, String), u64>,
     /// Per agent the last presence and firewall status.
     presence: BTreeMap<Key, String>,
@@ -152,6 +154,14 @@ impl Story {
     pub fn begin_batch(&mut self, number: u64) {
         self.batch = number;
         self.before.clear();
+        self.shut.clear();
+    }
+
+    /// Somebody who may has asked to cancel a task. It is told with the end of the attempt, which may be in the same batch.
+    pub fn asks_to_cancel(&mut self, facts: &Facts) {
+        if let (Kind::Cancel, true, Some(report), Some(item)) = (facts.kind, may_work(facts.role), facts.report, facts.item) {
+            self.cancel_asked.insert((facts.tenant.to_owned(), report, item));
+        }
     }
 
     pub fn tell(&mut self, told: &Told, cause: Option<&Facts>) {
@@ -233,11 +243,15 @@ impl Story {
         let (from, to, why, phase) = (told.text("from"), told.text("to"), told.text("cause"), told.text("phase").to_owned());
         let report = self.report(key);
         let was = std::mem::replace(&mut report.status, to.to_owned());
+        let shut = !report.is_open();
         if to == "sent" {
             report.told_phase = phase;
         }
         if let Some(Facts { kind: Kind::Created, revision: Some(revision), .. }) = cause {
             report.revision = *revision;
+        }
+        if shut {
+            self.shut.insert(key.clone());
         }
         if was != from {
             self.violation(format!("7: {key:?}: status from {from}, but it was {was}"));
@@ -448,9 +462,6 @@ impl Story {
     /// Whether an event that was decided in the batch just ended should have had an effect that it has not had.
     pub fn ignored(&mut self, facts: &Facts, answered: bool) -> Option<String> {
         let key = (facts.tenant.to_owned(), facts.report?);
-        if facts.kind == Kind::Cancel && may_work(facts.role) {
-            self.cancel_asked.insert((key.0.clone(), key.1, facts.item.unwrap_or(0)));
-        }
         let end = self.reports.get(&key);
         if facts.kind == Kind::Created && end.is_none() {
             return Some("lost:".to_owned());
@@ -466,6 +477,7 @@ impl Story {
             None => Some(end),
         };
         let stays = |check: &dyn Fn(&Report) -> bool| start.is_some_and(check) && check(end);
+        let stays_open = !self.shut.contains(&key) && stays(&Report::is_open);
         let item = |report: &Report, check: &dyn Fn(&Item) -> bool| {
             facts.item.is_some_and(|id| report.items.iter().any(|((_, of), item)| *of == id && check(item)))
         };
@@ -477,20 +489,21 @@ impl Story {
             Kind::Waive => !answered && !start.is_some_and(waived) && !waived(end),
             Kind::Approved | Kind::Rejected if !may_work(facts.role) => !answered,
             Kind::Approved | Kind::Rejected if answered => false,
-            Kind::Approved | Kind::Rejected => stays(&|report| {
-                let current = |id: u64| report.items.get(&(report.revision, id));
-                let names = |id: u64| facts.named.as_ref().is_none_or(|named| named.contains(&id));
-                report.is_open()
-                    && Some(report.revision) == facts.revision
-                    && report
-                        .items
-                        .iter()
-                        .any(|((revision, id), item)| *revision == report.revision && names(*id) && item.state == "unapproved")
-                    && facts.named.iter().flatten().all(|id| current(*id).is_some())
-            }),
-            Kind::Comment => !answered && stays(&Report::is_open),
-            Kind::Revised => stays(&|report| report.is_open() && facts.revision == Some(report.revision + 1)),
-            Kind::DismissedBySoc => end.is_open(),
+            Kind::Approved | Kind::Rejected => {
+                stays_open
+                    && stays(&|report| {
+                        let current = |id: u64| report.items.get(&(report.revision, id));
+                        let names = |id: u64| facts.named.as_ref().is_none_or(|named| named.contains(&id));
+                        Some(report.revision) == facts.revision
+                            && report
+                                .items
+                                .iter()
+                                .any(|((revision, id), item)| *revision == report.revision && names(*id) && item.state == "unapproved")
+                            && facts.named.iter().flatten().all(|id| current(*id).is_some())
+                    })
+            }
+            Kind::Comment | Kind::DismissedBySoc => !answered && stays_open,
+            Kind::Revised => stays_open && stays(&|report| facts.revision == Some(report.revision + 1)),
             Kind::Created
             | Kind::Updated
             | Kind::ClosedUpstream
