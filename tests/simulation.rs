@@ -39,7 +39,7 @@ use serde_json::json;
 
 use proof::Budget;
 use scene::{FAULTS, Faults};
-use world::{Options, Outcome, play};
+use world::{Flood, Options, Outcome, flood, play, told_in_an_order_of};
 
 /// The first seed of the short form.
 const FIRST_SEED: u64 = 1;
@@ -180,4 +180,39 @@ fn a_disk_that_lies_is_found_out() {
     assert_eq!(sum.violations, sum.seeds, "of {} seeds", sum.seeds);
     let first = sum.failed.iter().flat_map(|outcome| &outcome.violations).next().unwrap();
     assert!(first.starts_with("8:") || first.starts_with("11:"), "{first}");
+}
+
+/// 19: whoever has sent a burst is served as much as whoever has sent a little, and no more.
+#[test]
+fn a_backlogged_tenant_gets_its_share() {
+    const BURST: usize = 120;
+    for seed in 1..=24 {
+        let Flood { served, bytes, violations } = flood(seed, BURST, 3);
+        assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+        // two batches were decided before all had arrived; then as much as the other, and a quantum to each side
+        let most = bytes / BURST * 12 + 4 * 4_096;
+        assert!(bytes > 2 * most, "seed {seed}: {bytes} bytes are no burst");
+        for (before, own) in served {
+            assert!(own > 0 && before <= own + most, "seed {seed}: {before} bytes of the burst went before a tenant's {own}");
+        }
+    }
+}
+
+/// 14: events of different agents can come in any order.
+#[test]
+fn the_order_of_events_that_commute_does_not_matter() {
+    let mut told = 0;
+    for seed in 1..=12 {
+        let (as_made, violations) = told_in_an_order_of(seed, 0, 120);
+        assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+        for shuffle in 1..=3 {
+            let (shuffled, violations) = told_in_an_order_of(seed, shuffle, 120);
+            assert!(violations.is_empty(), "seed {seed}, shuffle {shuffle}: {violations:?}");
+            for (subject, lines) in &as_made {
+                assert_eq!(Some(lines), shuffled.get(subject), "seed {seed}, shuffle {shuffle}: {subject:?}");
+            }
+        }
+        told += as_made.values().map(Vec::len).sum::<usize>();
+    }
+    assert!(told > 1_000, "only {told} things were told");
 }

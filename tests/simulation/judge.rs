@@ -54,6 +54,10 @@ pub struct Judge {
     /// The life in which a commit failed, and when.
     failed: Option<(u64, u64)>,
     pub acks: u64,
+    /// Numbers of events in the order of the batches that have decided them.
+    pub decided: Vec<usize>,
+    /// Per tenant and subject what was told of it because somebody did something, and not because of the time.
+    pub told: BTreeMap<(String, String), Vec<String>>,
     pub story: Story,
     pub violations: Vec<String>,
 }
@@ -137,6 +141,7 @@ impl Judge {
         // what a batch takes from the inbox is decided in it, or waits in it
         let decided: BTreeSet<usize> = taken.into_iter().filter(|number| !parked.contains(number)).chain(left_parking).collect();
         decided.iter().for_each(|number| self.story.asks_to_cancel(&self.sent[*number]));
+        self.decided.extend(&decided);
         for message in told.values() {
             let Ok(event) = serde_json::from_slice::<Value>(&message.body) else {
                 self.violation(format!("an outbound message is not JSON: {:?}", message.message_id));
@@ -144,6 +149,9 @@ impl Judge {
             };
             let told = Told::read(&event);
             lines.push(told.line());
+            if !told.cause.starts_with("timer:") {
+                self.told.entry((told.tenant.clone(), told.subject.clone())).or_default().push(told.without_number());
+            }
             if !message.routing_key.ends_with(&format!(".{}", told.tenant)) {
                 self.violation(format!("16: routed by {} for tenant {}", message.routing_key, told.tenant));
             }

@@ -13,6 +13,7 @@ use super::facts::{Facts, Kind};
 /// CloudEvents `source` of everything.
 pub const SOURCE: &str = "simulation";
 const TENANTS: [(&str, u64, u64); 3] = [("5.4", 5, 4), ("5.40", 5, 40), ("6.4", 6, 4)];
+pub const TENANT_COUNT: usize = TENANTS.len();
 /// Managed response is on for this one.
 pub const MANAGED_TENANT: &str = "6.4";
 const AGENTS: u64 = 2;
@@ -107,6 +108,11 @@ impl People {
             }
             _ => self.rubbish(tenant, now),
         }
+    }
+
+    /// So many new reports of the tenant by this number.
+    pub fn reports(&mut self, tenant: usize, count: usize, now: Timestamp) -> Vec<Facts> {
+        (0..count).map(|_| self.create(tenant, now)).collect()
     }
 
     /// Switches an agent off or on again; says whether one has vanished.

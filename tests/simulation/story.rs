@@ -39,10 +39,15 @@ impl Told {
     }
 
     pub fn line(&self) -> String {
+        format!("{} {}#{} {}", self.tenant, self.subject, self.sequence, self.without_number())
+    }
+
+    /// What is told, without where it stands in its subject's sequence.
+    pub fn without_number(&self) -> String {
         let item = self.data["remediation_id"].as_u64().map_or(String::new(), |id| format!(" {}/{id}", self.data["plan_revision"]));
         let moved = if self.data["to"].is_string() { format!(" {} -> {}", self.text("from"), self.text("to")) } else { String::new() };
         let code = self.text("code");
-        format!("{} {}#{} {}{item}{moved} {code}by {}", self.tenant, self.subject, self.sequence, self.kind, self.cause)
+        format!("{}{item}{moved} {code} by {}", self.kind, self.cause)
     }
 }
 
