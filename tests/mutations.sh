@@ -18,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # just dropped is for a moment still that of a process which another one starts: one thread for who starts processes.
 SUITES=("machine" "lib" "simulation no_seed" "pipeline" "store_journal --test-threads=1" "link rabbitmq")
 # Enough for every defect that the simulation is to see; one needs a few. A passing suite takes seconds.
-MUTANT_SEEDS=60
+MUTANT_SEEDS=30
 LONGEST_S=120
 export SIM_SEEDS=${SIM_SEEDS:-4000}
 

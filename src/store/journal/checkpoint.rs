@@ -124,10 +124,10 @@ struct Worker {
 
 impl Worker {
     fn run(&self, frozen: &Layer, through: u64) -> Result<(), StoreError> {
-        crash::point(Point::CheckpointBegun);
         if mutation::seeded(Defect::JournalRemovedEarly) {
             self.remove_through(through)?;
         }
+        crash::point(Point::CheckpointBegun);
         let (mut piece, mut pieces, mut bytes) = (Batch::default(), 0, 0);
         for (key, value) in &frozen.rows {
             bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
