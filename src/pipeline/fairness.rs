@@ -103,7 +103,7 @@ impl Waiting {
     pub fn pop(&mut self) -> Option<Arrival> {
         let survey_is_due = self.since_survey + 1 >= SURVEY_EVERY && !self.one_line;
         let first = if survey_is_due { self.surveys.pop() } else { None };
-        let Some(arrival) = first.or_else(|| self.reports.pop()).or_else(|| self.surveys.pop()) else { return None };
+        let arrival = first.or_else(|| self.reports.pop()).or_else(|| self.surveys.pop())?;
         match arrival.token.lane {
             Lane::Reports => self.since_survey += 1,
             Lane::Surveys => self.since_survey = 0,

@@ -19,6 +19,9 @@ use super::story::{Story, Told};
 /// What makes two messages the same: id and bytes.
 type Identity = (Option<String>, Vec<u8>);
 
+/// What was told, by tenant and subject.
+pub type ToldOf = BTreeMap<(String, String), Vec<String>>;
+
 /// A start has taken up what it found open after this long: a slow commit takes 9 s.
 const RECOVERED_WITHIN_MS: u64 = 30_000;
 
@@ -56,8 +59,8 @@ pub struct Judge {
     pub acks: u64,
     /// Numbers of events in the order of the batches that have decided them.
     pub decided: Vec<usize>,
-    /// Per tenant and subject what was told of it because somebody did something, and not because of the time.
-    pub told: BTreeMap<(String, String), Vec<String>>,
+    /// What was told because somebody did something, and not because of the time.
+    pub told: ToldOf,
     pub story: Story,
     pub violations: Vec<String>,
 }

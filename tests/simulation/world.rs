@@ -24,6 +24,7 @@ use super::broker::ModelLink;
 use super::dice::Dice;
 use super::disk::{DiskHandle, commit_in_virtual_time};
 use super::facts::{Facts, Kind};
+use super::judge::ToldOf;
 use super::people::{People, TENANT_COUNT, reuse_of};
 use super::scene::{Faults, Scene, Weather};
 
@@ -171,7 +172,7 @@ pub fn flood(seed: u64, burst: usize, few: usize) -> Flood {
 /// What is told, by tenant and subject, when events of different agents come in another order each `shuffle`; 0 is the one
 /// in which they were made. Those of one agent stay in their order, and each is through before the next comes: so that
 /// whatever differs is the order's doing.
-pub fn told_in_an_order_of(seed: u64, shuffle: u64, events: usize) -> (BTreeMap<(String, String), Vec<String>>, Vec<String>) {
+pub fn told_in_an_order_of(seed: u64, shuffle: u64, events: usize) -> (ToldOf, Vec<String>) {
     in_good_weather(seed, async |mut world| {
         let mut lines: BTreeMap<(&str, u64), VecDeque<Facts>> = BTreeMap::new();
         let mut order = Vec::new();
