@@ -1,5 +1,7 @@
 //! Seeded simulation of the whole stack: the real engine over a model disk and a model broker, in virtual time, with
-//! crashes at any step, judged from outside. First bad weather (safety), then good (everything settles in time).
+//! crashes at any step, judged from outside. First bad weather (safety), then good (everything settles in time). What is
+//! no matter of losses is asked in good weather: that a burst holds up nobody else, and that order does not matter where
+//! it may not.
 //!
 //! One seed reproduces everything: `PROOF_SEED=<seed> SIM_SEEDS=1 cargo test --test simulation`. `SIM_SEEDS` and
 //! `SIM_STEPS` change the short form; with `PROOF_SECONDS` it goes on for so long.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long forms of the proofs, within a budget of time: what `make soak BUDGET=20m` does.
 #
-#   tests/soak.sh [BUDGET]        90s, 20m, 8h
+#   tests/soak.sh [BUDGET [TEST …]]        90s, 20m, 8h; of the proofs below only those named, for the whole budget
 #
 # 1. Builds everything in release, with the crash points. That is not counted.
 # 2. Starts a broker of its own.
@@ -42,6 +42,15 @@ seconds_of() {
 
 budget=${1:-20m}
 seconds=$(seconds_of "$budget") || { say "$budget is no time: say 90s, 20m or 8h"; exit "$EX_USAGE"; }
+shift || true
+if [ $# -gt 0 ]; then
+    chosen=()
+    for proof in "${PROOFS[@]}"; do
+        if [[ " $* " == *" ${proof##* } "* ]]; then chosen+=("$((100 / $#)) ${proof#* }"); fi
+    done
+    [ "${#chosen[@]}" -eq $# ] || { say "not all of these are proofs: $*"; exit "$EX_USAGE"; }
+    PROOFS=("${chosen[@]}")
+fi
 soak=$(realpath -m "${CARGO_TARGET_DIR:-target}")/soak
 rm -rf "$soak"
 mkdir -p "$soak/log"
