@@ -129,6 +129,9 @@ pub struct Story {
     before: BTreeMap<Key, Option<Report>>,
     /// Reports that were not open at some time in it; they may be open again at its end.
     shut: BTreeSet<Key>,
+    /// Items that were in the field, and items that were waived, at some time in it: report and number.
+    fielded: BTreeSet<(Key, u64)>,
+    waived: BTreeSet<(Key, u64)>,
     sequences: BTreeMap<(String, String), u64>,
     /// Per agent the last presence and firewall status.
     presence: BTreeMap<Key, String>,
@@ -160,6 +163,8 @@ impl Story {
         self.batch = number;
         self.before.clear();
         self.shut.clear();
+        self.fielded.clear();
+        self.waived.clear();
     }
 
     /// Somebody who may has asked to cancel a task. It is told with the end of the attempt, which may be in the same batch.
@@ -318,6 +323,12 @@ impl Story {
         let asked = self.cancel_asked.contains(&(key.0.clone(), key.1, id));
         if cause.is_some_and(|cause| cause.kind == Kind::Revised) {
             self.alarms.retain(|(of, _, _)| of != key);
+        }
+        if matches!(to.as_str(), "delivered" | "outcome_unknown") {
+            self.fielded.insert((key.clone(), id));
+        }
+        if waived {
+            self.waived.insert((key.clone(), id));
         }
         let report = self.report(key);
         if revision > report.revision {
@@ -488,10 +499,11 @@ impl Story {
         };
         let in_the_field = |report: &Report| item(report, &|item| matches!(item.state.as_str(), "delivered" | "outcome_unknown"));
         let waived = |report: &Report| item(report, &|item| item.waived);
+        let passed = |set: &BTreeSet<(Key, u64)>| facts.item.is_some_and(|id| set.contains(&(key.clone(), id)));
         let wrong = match facts.kind {
             Kind::Resolve | Kind::Dismiss | Kind::Reopen | Kind::Retry => !answered,
-            Kind::Cancel => !answered && !start.is_some_and(in_the_field) && !in_the_field(end),
-            Kind::Waive => !answered && !start.is_some_and(waived) && !waived(end),
+            Kind::Cancel => !answered && !start.is_some_and(in_the_field) && !passed(&self.fielded),
+            Kind::Waive => !answered && !start.is_some_and(waived) && !passed(&self.waived),
             Kind::Approved | Kind::Rejected if !may_work(facts.role) => !answered,
             Kind::Approved | Kind::Rejected if answered => false,
             Kind::Approved | Kind::Rejected => {
