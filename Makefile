@@ -1,12 +1,16 @@
 # Thin on purpose: what a target does stands in the script or the cargo command it calls.
 .DEFAULT_GOAL := help
-.PHONY: flood help test lint docs demo clean
+.PHONY: flood help test soak lint docs demo clean
+BUDGET ?= 20m
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 test: ## every test, against a broker of its own
 	@tests/run.sh
+
+soak: ## the proofs in their long forms, within BUDGET=20m
+	@tests/soak.sh $(BUDGET)
 
 lint: ## formatting and clippy
 	cargo fmt --check

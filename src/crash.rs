@@ -2,7 +2,8 @@
 //! that nothing is lost there. Without the feature `crash-points` a point is nothing at all: no branch, no
 //! variable, no code.
 //!
-//! With it, `REMEDYD_CRASH_AT=CP07:3` ends the process by SIGKILL, without a destructor or a flushed buffer, when it
+//! With it, `REMEDYD_CHECKPOINT_BYTES` makes checkpoints as frequent as a test needs them to come to the points in one,
+//! and `REMEDYD_CRASH_AT=CP07:3` ends the process by SIGKILL, without a destructor or a flushed buffer, when it
 //! comes to CP07 for the third time; a line on standard error says so before.
 //!
 //! Never here: anything that a service without the feature would do differently. A point is no place for work.
@@ -33,9 +34,15 @@ points! {
     DeadLettered: "it can never be applied, and its dead letter is in the batch";
     Decided: "an event has been decided, and nothing is written";
     BatchBuilt: "a batch is complete, and not yet handed to the store";
-    Applied: "sled has the batch in memory";
-    Flushed: "sled has written it";
-    Synced: "it is on the disk, and COMMITTED does not count it yet";
+    JournalWritten: "the journal has been given the batch, and not synced";
+    JournalSynced: "the journal has it on the disk, and its COMMITTED does not count it yet";
+    JournalBegun: "the next file of the journal is there, and nothing is in it";
+    CheckpointBegun: "a closed file of the journal is about to go into sled";
+    Applied: "sled has the rows of a checkpoint in memory";
+    Flushed: "sled has written them";
+    Synced: "they are on the disk, and sled's COMMITTED does not count them yet";
+    CheckpointDurable: "sled covers the file, which is still there";
+    JournalRemoved: "the file is gone, and its directory not synced";
     Committed: "the store has said so, and nothing of what follows has happened";
     SomeAcked: "acks of one lane are on the wire";
     AllAcked: "acks of both lanes are on the wire";
@@ -54,7 +61,8 @@ points! {
     Locked: "the store is locked";
     Opening: "sled is about to be opened";
     DatabaseOpen: "sled is open, and what it holds has been held against COMMITTED";
-    Opened: "the store is open";
+    Opened: "sled is ready, and the journal not read";
+    JournalRead: "what the journal alone holds has been read again";
     Recovered: "the partition is as the store has it";
     ConsumersCancelled: "a stop has cancelled the consumers";
     FinalFlush: "a stop has closed and synced the store";
@@ -78,6 +86,12 @@ mod armed {
     /// Nothing; the condition is never asked for.
     #[inline(always)]
     pub fn point_if(_: Point, _: impl FnOnce() -> bool) {}
+
+    /// As they are.
+    #[inline(always)]
+    pub fn checkpoint_bytes(bytes: u64) -> u64 {
+        bytes
+    }
 }
 
 #[cfg(feature = "crash-points")]
@@ -89,6 +103,7 @@ mod armed {
     use super::{ALL, Point};
 
     const VARIABLE: &str = "REMEDYD_CRASH_AT";
+    const CHECKPOINT_BYTES: &str = "REMEDYD_CHECKPOINT_BYTES";
 
     /// Where to die, and how many times the process may still come there.
     static TARGET: LazyLock<Option<(Point, AtomicU64)>> = LazyLock::new(|| {
@@ -119,6 +134,12 @@ mod armed {
         }
     }
 
+    /// How much is journalled before a checkpoint: what the test says, or as it is.
+    pub fn checkpoint_bytes(bytes: u64) -> u64 {
+        let Ok(text) = std::env::var(CHECKPOINT_BYTES) else { return bytes };
+        text.parse().unwrap_or_else(|_| end(&format!("{CHECKPOINT_BYTES}={text}: not a number of bytes")))
+    }
+
     fn end(why: &str) -> ! {
         // written in one piece and unbuffered; who reads it finds it as the last line
         let _ = std::io::stderr().write_all(format!("{why}\n").as_bytes());
@@ -128,7 +149,7 @@ mod armed {
     }
 }
 
-pub use armed::{point, point_if};
+pub use armed::{checkpoint_bytes, point, point_if};
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,6 @@
 mod outside;
 #[path = "service/process.rs"]
 mod process;
-#[allow(dead_code)]
 #[path = "support/proxy.rs"]
 mod proxy;
 mod service;

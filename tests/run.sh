@@ -3,10 +3,13 @@
 #
 #   tests/run.sh [ARGUMENTS FOR THE TEST RUNNER]
 #
+# With arguments, only the tests that the runner picks by them.
+#
 # 1. Sees to it that what the tests start is there (installs the Debian packages when run as root).
 # 2. Starts a broker of its own in a temporary directory (tests/support/rabbitmq.sh); no other is touched.
 # 3. Runs unit and integration tests (cargo-nextest if installed, else cargo test), then the doc tests.
-# 4. Stops what it started, however it ends, and passes the exit code on.
+# 4. Has the suite checked by seeded defects, and the simulation played at length (tests/mutations.sh).
+# 5. Stops what it started, however it ends, and passes the exit code on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -135,7 +138,7 @@ reliability() {
 }
 
 run_tests() {
-    local log=$scratch/output code=0 locked=()
+    local log=$scratch/output code=0 locked=() whole=$#
     [ -z "${CI:-}" ] || locked=(--locked)
     export CARGO_TERM_COLOR=never
     rm -rf "${CARGO_TARGET_DIR:-target}/reliability" "${CARGO_TARGET_DIR:-target}/reliability.json"
@@ -147,6 +150,7 @@ run_tests() {
             cargo test --features crash-points,otlp --no-fail-fast "${locked[@]}" "$@" || code=$?
         fi
         cargo test --features crash-points,otlp --doc "${locked[@]}" || code=$?
+        if [ "$whole" -eq 0 ]; then tests/mutations.sh || code=$?; fi
         echo "$code" >"$scratch/code"
     } </dev/null 2>&1 | tee "$log"
     code=$(cat "$scratch/code")

@@ -73,8 +73,8 @@ const HANGS: [&str; 2] = ["a sync of the store took longer than 10 s", ""];
 /// While events are coming, each of which is a commit to the journal. A failed fdatasync is to be the last one, of
 /// whatever file.
 const RUNNING: [Fault; 7] = [
-    fault("EIO on fdatasync", "fdatasync:error=EIO", "", ["writing the journal", EIO]),
-    fault("ENOSPC on fdatasync", "fdatasync:error=ENOSPC", "", ["writing the journal", ENOSPC]),
+    fault("EIO on fdatasync", "fdatasync:error=EIO", "", ["syncing the journal", EIO]),
+    fault("ENOSPC on fdatasync", "fdatasync:error=ENOSPC", "", ["syncing the journal", ENOSPC]),
     fault("EIO on write", "write:error=EIO", NEWEST, ["writing the journal", EIO]),
     fault("ENOSPC on write", "write:error=ENOSPC", NEWEST, ["writing the journal", ENOSPC]),
     fault("EIO on the journal's count", "pwrite64:error=EIO", "journal/COMMITTED", ["writing COMMITTED of the journal", EIO]),

@@ -66,12 +66,7 @@ fn a_kill_at_any_moment_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut acked = 0;
     for round in 0..8 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_commits_until_it_is_killed", "--nocapture"])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = child_that_commits(dir.path()).spawn().unwrap();
         let told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         // checkpoints are under way most of the time; which batch it dies in differs from run to run anyway
         let stop_at = acked + 100 + 37 * round;
@@ -85,12 +80,57 @@ fn a_kill_at_any_moment_loses_nothing() {
             }
         }
         child.wait().unwrap();
-        let store = open(dir.path()).unwrap();
-        let there = store.commits();
-        // the last one may have become durable without being told
-        assert!((acked..=acked + 1).contains(&there), "round {round}: {acked} acked, {there} there");
-        assert!(store.scan(b"", b"", usize::MAX).unwrap() == expected(there), "round {round}");
-        acked = there;
+        acked = check_nothing_lost(dir.path(), acked, &format!("round {round}"));
+    }
+}
+
+fn child_that_commits(dir: &Path) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "child_commits_until_it_is_killed", "--nocapture"]).env(CHILD_DIR, dir).stdout(Stdio::piped());
+    child
+}
+
+/// Gives how many batches there are.
+#[track_caller]
+fn check_nothing_lost(dir: &Path, acked: u64, what: &str) -> u64 {
+    let store = open(dir).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let there = store.commits();
+    // the last one may have become durable without being told
+    assert!((acked..=acked + 1).contains(&there), "{what}: {acked} acked, {there} there");
+    assert!(store.scan(b"", b"", usize::MAX).unwrap() == expected(there), "{what}");
+    there
+}
+
+/// The same at each step of a commit and of a checkpoint, one after the other on one store.
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_crash_at_any_step_of_a_checkpoint_loses_nothing() {
+    use remedyd::crash::Point;
+    let points = [
+        Point::JournalWritten,
+        Point::JournalSynced,
+        Point::JournalBegun,
+        Point::CheckpointBegun,
+        Point::Applied,
+        Point::Flushed,
+        Point::Synced,
+        Point::CheckpointDurable,
+        Point::JournalRemoved,
+        Point::JournalRead,
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let mut acked = 0;
+    for (point, hits) in points.into_iter().flat_map(|point| [(point, 1), (point, 2)]) {
+        // a process reads the journal once
+        let hits = if point == Point::JournalRead { 1 } else { hits };
+        let what = format!("{} ({}), hit {hits}", point.code(), point.place());
+        let mut command = child_that_commits(dir.path());
+        command.env("REMEDYD_CRASH_AT", format!("{}:{hits}", point.code()));
+        let mut child = command.spawn().unwrap();
+        let told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        acked = told.filter_map(|line| line.split_once("committed ")?.1.parse().ok()).last().unwrap_or(acked);
+        assert_eq!(child.wait().unwrap().code(), None, "{what} was not reached");
+        acked = check_nothing_lost(dir.path(), acked, &what);
     }
 }
 

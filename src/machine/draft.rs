@@ -9,6 +9,7 @@ use crate::model::ids::{AgentId, RemediationId, ReportId};
 use crate::model::remediation::{Remediation, State};
 use crate::model::report::{Phase, Report, ReportStatus};
 use crate::model::time::{Span, Timestamp};
+use crate::mutation::{self, Defect};
 
 use super::decision::{Applied, AttemptOrder, Decision, Refused};
 use super::event::{Event, EventKind};
@@ -266,7 +267,8 @@ impl<'a> Draft<'a> {
             let report = Arc::make_mut(report);
             let about = About::Report { report: id, agent: report.agent_id };
             for body in draft.into_bodies(report) {
-                report.sequence += 1;
+                let skips = matches!(body, Body::RequestRefused { .. }) && mutation::seeded(Defect::SequenceSkipped);
+                report.sequence += if skips { 2 } else { 1 };
                 notices.push(notice(about, report.sequence, self.event, time, self.now, body));
             }
             self.reports.insert(id, ReportDraft::default());

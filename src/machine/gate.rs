@@ -6,6 +6,7 @@
 use crate::model::agent::{Agent, Presence};
 use crate::model::remediation::{Cancellation, Remediation, State};
 use crate::model::report::{Phase, Report, ReportStatus};
+use crate::mutation::{self, Defect};
 
 use super::notice::{BlockedTask, Blocker, BlockerCode, Counts};
 use super::policy::MAX_ATTEMPTS;
@@ -94,6 +95,7 @@ fn blocks(report: &Report, item: &Remediation) -> Option<BlockerCode> {
     }
     match item.state {
         State::Unapproved => Some(BlockerCode::NotReviewed),
+        State::Failed if mutation::seeded(Defect::GateIgnoresFailed) => None,
         State::Failed if !item.waived => Some(BlockerCode::TaskFailed),
         State::Expired if !item.waived => Some(BlockerCode::TaskExpired),
         State::Cancelled(Cancellation::Requested) if !item.waived => Some(BlockerCode::TaskCancelled),

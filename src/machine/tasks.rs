@@ -1,10 +1,11 @@
 //! The T table: remediations, and as tasks what the agent makes of them.
 
 use crate::model::agent::{Presence, Survey};
-use crate::model::ids::{AgentId, ReportId};
+use crate::model::ids::{AgentId, ReportId, TenantId};
 use crate::model::remediation::{Attempt, Cancellation, OutcomeClass, Remediation, RemediationType, State};
 use crate::model::report::{Report, ReportStatus};
 use crate::model::time::{Timestamp, after};
+use crate::mutation::{self, Defect};
 
 use super::decision::{AttemptOrder, Decision, Ignored};
 use super::draft::Draft;
@@ -194,7 +195,7 @@ fn ends_with_attempt(report: &Report, item: &Remediation, transient: bool) -> Op
         ReportStatus::Dismissed | ReportStatus::PartnerDismissed => Some(Cancellation::Dismissed),
         ReportStatus::Deleting => Some(Cancellation::Obsolete),
         ReportStatus::Sent | ReportStatus::AutoRemediating | ReportStatus::Closed => {
-            (transient && item.cancel_asked).then_some(Cancellation::Requested)
+            (transient && item.cancel_asked && !mutation::seeded(Defect::CancelForgotten)).then_some(Cancellation::Requested)
         }
     }
 }
@@ -208,7 +209,8 @@ fn attempt_failed(draft: &mut Draft<'_>, id: ReportId, index: usize, reason: &st
         return;
     }
     let survey_at = item.open_attempt.as_ref().map(|attempt| attempt.survey_at);
-    let next = survey_at.filter(|_| item.attempt < MAX_ATTEMPTS);
+    let most = if mutation::seeded(Defect::AttemptsOffByOne) { MAX_ATTEMPTS + 1 } else { MAX_ATTEMPTS };
+    let next = survey_at.filter(|_| item.attempt < most);
     let pause = retry_pause(draft.policy.survey_interval, item.id.0, item.attempt);
     let to = if next.is_some() { State::RetryWait } else { State::Failed };
     draft.move_item(id, index, to, |item| {
@@ -276,14 +278,8 @@ fn start_attempt(draft: &mut Draft<'_>, id: ReportId, index: usize, surveyed_at:
         item.reason = None;
         item.next_attempt_at = None;
         item.last_attempt_survey = Some(surveyed_at);
-        item.open_attempt = Some(Attempt {
-            id: format!("{tenant}/{id}/{}/{}/g{}/a{}", item.revision, item.id, item.generation, item.attempt),
-            survey_at: surveyed_at,
-            lease_until,
-            boot_id,
-            cause,
-            traceparent,
-        });
+        item.open_attempt =
+            Some(Attempt { id: attempt_id(tenant, id, item), survey_at: surveyed_at, lease_until, boot_id, cause, traceparent });
     });
     let started_at = draft.now;
     let Some(item) = draft.report(id).and_then(|report| report.remediations.get(index)) else { return };
@@ -301,6 +297,11 @@ fn start_attempt(draft: &mut Draft<'_>, id: ReportId, index: usize, surveyed_at:
         traceparent: attempt.traceparent.clone(),
     };
     draft.start_attempt(order);
+}
+
+fn attempt_id(tenant: TenantId, report: ReportId, item: &Remediation) -> String {
+    let attempt = if mutation::seeded(Defect::AttemptIdRepeats) { 1 } else { item.attempt };
+    format!("{tenant}/{report}/{}/{}/g{}/a{attempt}", item.revision, item.id, item.generation)
 }
 
 /// T7, T8, T9, T11: the outcome of the attempt that is open; then the next in order, within the same survey.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Lane, Link, LinkState, Settlement};
 use crate::crash::{self, Point};
 use crate::model::time::{Stopwatch, Timestamp};
+use crate::mutation::{self, Defect};
 use crate::store::{Store, StoreError};
 
 use super::batch::Sealed;
@@ -329,6 +330,9 @@ impl<S: Store, L: Link> Engine<S, L> {
         let Some(mut sealed) = self.partition.seal()? else { return Ok(None) };
         sealed.followers.since = since;
         crash::point(Point::BatchBuilt);
+        if mutation::seeded(Defect::AckBeforeSync) {
+            std::mem::take(&mut sealed.followers.acks).into_iter().for_each(|token| self.wiring.link.settle(token, Settlement::Ack));
+        }
         self.commit_began = Stopwatch::start();
         Ok(Some(start_commit(Arc::clone(store), sealed)))
     }
@@ -402,6 +406,7 @@ pub fn on_a_blocking_thread<S: Store>(store: Arc<S>, sealed: Sealed) -> Commit {
 async fn committed(commit: &mut Option<Commit>) -> Result<Sealed, StoreError> {
     match commit {
         Some(commit) => match commit.await {
+            Ok((sealed, Err(_))) if mutation::seeded(Defect::FailedSyncIsDurable) => Ok(sealed),
             Ok((sealed, result)) => result.map(|()| sealed),
             Err(panic) => Err(StoreError::Poisoned { first: format!("the committing thread has died: {panic}") }),
         },

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::broker::Lane;
 use crate::model::ids::TenantId;
+use crate::mutation::{self, Defect};
 
 use super::ingest::Arrival;
 
@@ -90,7 +91,7 @@ impl Waiting {
 
     /// `surveys_in_line`: surveys are served in the order of their arrival for now.
     pub fn push(&mut self, arrival: Arrival, surveys_in_line: bool) {
-        let in_line = self.one_line || (surveys_in_line && arrival.token.lane == Lane::Surveys);
+        let in_line = self.one_line || (surveys_in_line && arrival.token.lane == Lane::Surveys) || mutation::seeded(Defect::OneLineForAll);
         let tenant = arrival.decoded.as_ref().ok().map(|inbound| inbound.event.tenant);
         let flow = tenant.filter(|_| !in_line);
         match arrival.token.lane {
@@ -102,7 +103,7 @@ impl Waiting {
     pub fn pop(&mut self) -> Option<Arrival> {
         let survey_is_due = self.since_survey + 1 >= SURVEY_EVERY && !self.one_line;
         let first = if survey_is_due { self.surveys.pop() } else { None };
-        let Some(arrival) = first.or_else(|| self.reports.pop()).or_else(|| self.surveys.pop()) else { return None };
+        let arrival = first.or_else(|| self.reports.pop()).or_else(|| self.surveys.pop())?;
         match arrival.token.lane {
             Lane::Reports => self.since_survey += 1,
             Lane::Surveys => self.since_survey = 0,

@@ -23,6 +23,7 @@ use crate::machine::{decide, timers};
 use crate::model::ids::{ReportId, SubjectKey, TenantId};
 use crate::model::report::Report;
 use crate::model::time::{Span, Timestamp, after, hours};
+use crate::mutation::{self, Defect};
 use crate::store::{Store, StoreError, keys, record};
 use crate::wire::{self, Inbound, Reason, Rejection};
 
@@ -145,8 +146,11 @@ impl<S: Store> Partition<S> {
         self.advance(self.settings.clock.after_event(event.time))?;
         let tenant = event.tenant;
         let inbox_key = keys::inbox(tenant, &key);
-        if dedupe && let Some(known) = self.writes.get(&inbox_key)? {
-            if InboxRow::decode(&inbox_key, &known)?.digest == digest {
+        if dedupe
+            && !mutation::seeded(Defect::DedupeSkipped)
+            && let Some(known) = self.writes.get(&inbox_key)?
+        {
+            if InboxRow::decode(&inbox_key, &known)?.digest == digest || mutation::seeded(Defect::OtherBytesPass) {
                 Counters::add(&self.counters.duplicate, 1);
                 crash::point(Point::DuplicateFound);
             } else {
@@ -383,7 +387,13 @@ impl<S: Store> Partition<S> {
         if !attempts.is_empty() {
             *self.ordered.entry((tenant, key)).or_default() += attempts.len();
         }
-        self.writes.followers.attempts.extend(attempts.into_iter().map(|order| (tenant, key, order)));
+        for order in attempts {
+            if mutation::seeded(Defect::AttemptBeforeIntent) {
+                self.run_attempt(tenant, key, order);
+            } else {
+                self.writes.followers.attempts.push((tenant, key, order));
+            }
+        }
         self.subjects.put((tenant, key), subject);
         Ok(())
     }
@@ -417,7 +427,9 @@ impl<S: Store> Partition<S> {
     pub(super) fn dead_letter(&mut self, message: &Message, rejection: &Rejection) {
         let now = self.settings.clock.now();
         let row = self.dead_letters.add(&mut self.writes, message, rejection, now, &self.settings.dead_letter_queue);
-        self.publish(row);
+        if !mutation::seeded(Defect::DeadLetterDropped) {
+            self.publish(row);
+        }
         Counters::add(&self.counters.dead_lettered, 1);
         self.counters.count_reason(rejection.reason);
         crash::point(Point::DeadLettered);
@@ -473,6 +485,9 @@ impl<S: Store> Partition<S> {
         self.writes.committed(sealed);
         crash::point_if(Point::RowDroppedDurably, || sealed.removed_rows > 0);
         crash::point_if(Point::TimerCommitted, || sealed.ends_timer(self.now()));
+        if mutation::seeded(Defect::OutboxDroppedEarly) {
+            self.confirmed_rows.extend(sealed.followers.outbox.iter().map(|(number, _)| *number));
+        }
         Counters::add(&self.counters.commits, 1);
         self.counters.settle(sealed.followers.settled);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::crash::{self, Point};
 use crate::model::time::Timestamp;
+use crate::mutation::{self, Defect};
 use crate::store::{Store, StoreError, keys, record};
 
 use super::batch::pages;
@@ -42,7 +43,9 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
         timers.push(keys::timer_parts(key).ok_or_else(|| unreadable(key))?);
         Ok(())
     })?;
-    partition.timers.extend(timers);
+    if !mutation::seeded(Defect::TimersLost) {
+        partition.timers.extend(timers);
+    }
 
     let mut parked = Vec::new();
     pages(partition.writes.store(), keys::PARKED, |key, value| {
@@ -50,7 +53,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
         parked.push((ParkedRow::decode(key, value)?.until, tenant, report, number));
         Ok(())
     })?;
-    for parked in parked {
+    for parked in parked.into_iter().filter(|_| !mutation::seeded(Defect::ParkedLost)) {
         partition.parking.restore(parked);
     }
     // what an earlier process parked came in there; it is counted in here, so that the balance holds
@@ -75,7 +78,7 @@ pub fn open<S: Store>(store: Arc<S>, settings: PartitionSettings) -> Result<Reco
         open_attempts.push(keys::open_attempts_parts(key).ok_or_else(|| unreadable(key))?);
         Ok(())
     })?;
-    for (tenant, subject) in open_attempts {
+    for (tenant, subject) in open_attempts.into_iter().filter(|_| !mutation::seeded(Defect::AttemptsLeftOpen)) {
         partition.raise_recovered(tenant, subject);
     }
     crash::point(Point::Recovered);

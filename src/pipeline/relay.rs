@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::broker::{Link, PublishError};
 use crate::crash::{self, Point};
 use crate::model::time::Stopwatch;
+use crate::mutation::{self, Defect};
 
 use super::counters::Counters;
 use super::histogram::Histogram;
@@ -134,6 +135,8 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): 
                 return Some((number, row.order_key));
             }
             Err(PublishError::Closed) => return None,
+            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => return Some((number, row.order_key)),
+            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => return Some((number, row.order_key)),
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
                 tracing::error!(number, kind = kind(&row), why, "a message cannot be sent at all and is given up");

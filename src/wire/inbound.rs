@@ -19,6 +19,8 @@ use sha2::{Digest, Sha256};
 use super::envelope::{self, Envelope, Raw};
 use super::{Fault, Reason, Rejection};
 use crate::machine::event::{Event, EventKind};
+use crate::model::ids::TenantId;
+use crate::mutation::{self, Defect};
 
 /// A message that may be decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,6 +97,11 @@ inbound_types! {
 pub fn decode(raw: &Raw<'_>) -> Result<Inbound, Rejection> {
     let mut envelope = envelope::open(raw)?;
     let data = envelope.data.take();
+    if mutation::seeded(Defect::TenantOfBody)
+        && let [Some(account), Some(organization)] = ["account_id", "organization_id"].map(|name| data["incident_report"][name].as_u64())
+    {
+        envelope.tenant = TenantId { account, organization };
+    }
     let kind = match InboundType::from_name(&envelope.event_type) {
         Some(inbound_type) => kind(inbound_type, data, &envelope),
         None => Err(Fault::new(Reason::UnsupportedType, "type: unknown")),

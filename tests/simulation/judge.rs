@@ -19,6 +19,9 @@ use super::story::{Story, Told};
 /// What makes two messages the same: id and bytes.
 type Identity = (Option<String>, Vec<u8>);
 
+/// What was told, by tenant and subject.
+pub type ToldOf = BTreeMap<(String, String), Vec<String>>;
+
 /// A start has taken up what it found open after this long: a slow commit takes 9 s.
 const RECOVERED_WITHIN_MS: u64 = 30_000;
 
@@ -54,6 +57,10 @@ pub struct Judge {
     /// The life in which a commit failed, and when.
     failed: Option<(u64, u64)>,
     pub acks: u64,
+    /// Numbers of events in the order of the batches that have decided them.
+    pub decided: Vec<usize>,
+    /// What was told because somebody did something, and not because of the time.
+    pub told: ToldOf,
     pub story: Story,
     pub violations: Vec<String>,
 }
@@ -134,6 +141,10 @@ impl Judge {
         let mut lines = Vec::new();
         let mut causes: BTreeMap<(String, String), u64> = BTreeMap::new();
         self.story.begin_batch(self.batches);
+        // what a batch takes from the inbox is decided in it, or waits in it
+        let decided: BTreeSet<usize> = taken.into_iter().filter(|number| !parked.contains(number)).chain(left_parking).collect();
+        decided.iter().for_each(|number| self.story.asks_to_cancel(&self.sent[*number]));
+        self.decided.extend(&decided);
         for message in told.values() {
             let Ok(event) = serde_json::from_slice::<Value>(&message.body) else {
                 self.violation(format!("an outbound message is not JSON: {:?}", message.message_id));
@@ -141,6 +152,9 @@ impl Judge {
             };
             let told = Told::read(&event);
             lines.push(told.line());
+            if !told.cause.starts_with("timer:") {
+                self.told.entry((told.tenant.clone(), told.subject.clone())).or_default().push(told.without_number());
+            }
             if !message.routing_key.ends_with(&format!(".{}", told.tenant)) {
                 self.violation(format!("16: routed by {} for tenant {}", message.routing_key, told.tenant));
             }
@@ -150,9 +164,8 @@ impl Judge {
         }
         self.story.end_decision();
         self.attempts_are_taken_up(ms);
-        // 9: what a batch takes from the inbox is decided in it, or waits in it
-        let decided = taken.into_iter().filter(|number| !parked.contains(number)).chain(left_parking);
-        for number in decided.filter(|number| !died.contains(number)).collect::<BTreeSet<_>>() {
+        // 9
+        for number in decided.into_iter().filter(|number| !died.contains(number)) {
             let facts = &self.sent[number];
             let answered = causes.contains_key(&(facts.tenant.to_owned(), facts.id.clone()));
             let problem = if facts.kind.is_request() && !audited(batch, facts) {
@@ -365,7 +378,7 @@ impl Judge {
         for (prefix, what) in
             [(keys::OUTBOX, "outbox rows"), (keys::OPEN_ATTEMPTS, "subjects with an attempt in the field"), (keys::PARKED, "parked events")]
         {
-            let count = self.rows.keys().filter(|key| key.starts_with(prefix)).count();
+            let count = self.rows.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)).count();
             if count > 0 {
                 open.push(format!("{count} {what}"));
             }

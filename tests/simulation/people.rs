@@ -13,6 +13,7 @@ use super::facts::{Facts, Kind};
 /// CloudEvents `source` of everything.
 pub const SOURCE: &str = "simulation";
 const TENANTS: [(&str, u64, u64); 3] = [("5.4", 5, 4), ("5.40", 5, 40), ("6.4", 6, 4)];
+pub const TENANT_COUNT: usize = TENANTS.len();
 /// Managed response is on for this one.
 pub const MANAGED_TENANT: &str = "6.4";
 const AGENTS: u64 = 2;
@@ -107,6 +108,11 @@ impl People {
             }
             _ => self.rubbish(tenant, now),
         }
+    }
+
+    /// So many new reports of the tenant by this number.
+    pub fn reports(&mut self, tenant: usize, count: usize, now: Timestamp) -> Vec<Facts> {
+        (0..count).map(|_| self.create(tenant, now)).collect()
     }
 
     /// Switches an agent off or on again; says whether one has vanished.
@@ -317,7 +323,7 @@ impl People {
         let mut facts = self.event(tenant, Kind::Comment, now, comment);
         facts.kind = Kind::Rubbish;
         let mut event: Value = serde_json::from_slice(&facts.message.body).unwrap_or_default();
-        let reason: &'static [&'static str] = match self.dice.between(0, 6) {
+        let reason: &'static [&'static str] = match self.dice.between(0, 7) {
             0 => {
                 facts.message.body.truncate(facts.message.body.len() - 1);
                 facts.may_die_of = &["malformed"];
@@ -342,6 +348,17 @@ impl People {
             5 => {
                 event["time"] = json!(after(now, Span::from_hours(24 * 20)).to_string());
                 &["invalid"]
+            }
+            6 => {
+                // a report of the neighbour's
+                let other = &self.tenants[(tenant + 1) % TENANTS.len()];
+                let time = now.to_string();
+                event["type"] = json!(name(Kind::Created));
+                event["data"] = json!({ "incident_report": { "id": self.dice.between(1, 8), "account_id": other.account,
+                    "organization_id": other.organization, "platform": "windows", "severity": "low", "status": "sent", "subject": "s",
+                    "summary": "s", "body": "b", "sent_at": time, "updated_at": time, "status_updated_at": time, "plan_revision": 1,
+                    "remediations": { "total_count": 0, "has_more": false, "items": [] }, "footholds": [] } });
+                &["tenant_mismatch"]
             }
             _ => {
                 facts.message.headers = vec![("tenantid".into(), HeaderValue::Text("9.9".into()))];

@@ -39,10 +39,15 @@ impl Told {
     }
 
     pub fn line(&self) -> String {
+        format!("{} {}#{} {}", self.tenant, self.subject, self.sequence, self.without_number())
+    }
+
+    /// What is told, without where it stands in its subject's sequence.
+    pub fn without_number(&self) -> String {
         let item = self.data["remediation_id"].as_u64().map_or(String::new(), |id| format!(" {}/{id}", self.data["plan_revision"]));
         let moved = if self.data["to"].is_string() { format!(" {} -> {}", self.text("from"), self.text("to")) } else { String::new() };
         let code = self.text("code");
-        format!("{} {}#{} {}{item}{moved} {code}by {}", self.tenant, self.subject, self.sequence, self.kind, self.cause)
+        format!("{}{item}{moved} {code} by {}", self.kind, self.cause)
     }
 }
 
@@ -122,6 +127,11 @@ pub struct Story {
     reports: BTreeMap<Key, Report>,
     /// Reports as they were before the batch under way.
     before: BTreeMap<Key, Option<Report>>,
+    /// Reports that were not open at some time in it; they may be open again at its end.
+    shut: BTreeSet<Key>,
+    /// Items that were in the field, and items that were waived, at some time in it: report and number.
+    fielded: BTreeSet<(Key, u64)>,
+    waived: BTreeSet<(Key, u64)>,
     sequences: BTreeMap<(String, String), u64>,
     /// Per agent the last presence and firewall status.
     presence: BTreeMap<Key, String>,
@@ -152,6 +162,16 @@ impl Story {
     pub fn begin_batch(&mut self, number: u64) {
         self.batch = number;
         self.before.clear();
+        self.shut.clear();
+        self.fielded.clear();
+        self.waived.clear();
+    }
+
+    /// Somebody who may has asked to cancel a task. It is told with the end of the attempt, which may be in the same batch.
+    pub fn asks_to_cancel(&mut self, facts: &Facts) {
+        if let (Kind::Cancel, true, Some(report), Some(item)) = (facts.kind, may_work(facts.role), facts.report, facts.item) {
+            self.cancel_asked.insert((facts.tenant.to_owned(), report, item));
+        }
     }
 
     pub fn tell(&mut self, told: &Told, cause: Option<&Facts>) {
@@ -233,11 +253,15 @@ impl Story {
         let (from, to, why, phase) = (told.text("from"), told.text("to"), told.text("cause"), told.text("phase").to_owned());
         let report = self.report(key);
         let was = std::mem::replace(&mut report.status, to.to_owned());
+        let shut = !report.is_open();
         if to == "sent" {
             report.told_phase = phase;
         }
         if let Some(Facts { kind: Kind::Created, revision: Some(revision), .. }) = cause {
             report.revision = *revision;
+        }
+        if shut {
+            self.shut.insert(key.clone());
         }
         if was != from {
             self.violation(format!("7: {key:?}: status from {from}, but it was {was}"));
@@ -299,6 +323,12 @@ impl Story {
         let asked = self.cancel_asked.contains(&(key.0.clone(), key.1, id));
         if cause.is_some_and(|cause| cause.kind == Kind::Revised) {
             self.alarms.retain(|(of, _, _)| of != key);
+        }
+        if matches!(to.as_str(), "delivered" | "outcome_unknown") {
+            self.fielded.insert((key.clone(), id));
+        }
+        if waived {
+            self.waived.insert((key.clone(), id));
         }
         let report = self.report(key);
         if revision > report.revision {
@@ -448,9 +478,6 @@ impl Story {
     /// Whether an event that was decided in the batch just ended should have had an effect that it has not had.
     pub fn ignored(&mut self, facts: &Facts, answered: bool) -> Option<String> {
         let key = (facts.tenant.to_owned(), facts.report?);
-        if facts.kind == Kind::Cancel && may_work(facts.role) {
-            self.cancel_asked.insert((key.0.clone(), key.1, facts.item.unwrap_or(0)));
-        }
         let end = self.reports.get(&key);
         if facts.kind == Kind::Created && end.is_none() {
             return Some("lost:".to_owned());
@@ -466,31 +493,34 @@ impl Story {
             None => Some(end),
         };
         let stays = |check: &dyn Fn(&Report) -> bool| start.is_some_and(check) && check(end);
+        let stays_open = !self.shut.contains(&key) && stays(&Report::is_open);
         let item = |report: &Report, check: &dyn Fn(&Item) -> bool| {
             facts.item.is_some_and(|id| report.items.iter().any(|((_, of), item)| *of == id && check(item)))
         };
         let in_the_field = |report: &Report| item(report, &|item| matches!(item.state.as_str(), "delivered" | "outcome_unknown"));
         let waived = |report: &Report| item(report, &|item| item.waived);
+        let passed = |set: &BTreeSet<(Key, u64)>| facts.item.is_some_and(|id| set.contains(&(key.clone(), id)));
         let wrong = match facts.kind {
             Kind::Resolve | Kind::Dismiss | Kind::Reopen | Kind::Retry => !answered,
-            Kind::Cancel => !answered && !start.is_some_and(in_the_field) && !in_the_field(end),
-            Kind::Waive => !answered && !start.is_some_and(waived) && !waived(end),
+            Kind::Cancel => !answered && !start.is_some_and(in_the_field) && !passed(&self.fielded),
+            Kind::Waive => !answered && !start.is_some_and(waived) && !passed(&self.waived),
             Kind::Approved | Kind::Rejected if !may_work(facts.role) => !answered,
             Kind::Approved | Kind::Rejected if answered => false,
-            Kind::Approved | Kind::Rejected => stays(&|report| {
-                let current = |id: u64| report.items.get(&(report.revision, id));
-                let names = |id: u64| facts.named.as_ref().is_none_or(|named| named.contains(&id));
-                report.is_open()
-                    && Some(report.revision) == facts.revision
-                    && report
-                        .items
-                        .iter()
-                        .any(|((revision, id), item)| *revision == report.revision && names(*id) && item.state == "unapproved")
-                    && facts.named.iter().flatten().all(|id| current(*id).is_some())
-            }),
-            Kind::Comment => !answered && stays(&Report::is_open),
-            Kind::Revised => stays(&|report| report.is_open() && facts.revision == Some(report.revision + 1)),
-            Kind::DismissedBySoc => end.is_open(),
+            Kind::Approved | Kind::Rejected => {
+                stays_open
+                    && stays(&|report| {
+                        let current = |id: u64| report.items.get(&(report.revision, id));
+                        let names = |id: u64| facts.named.as_ref().is_none_or(|named| named.contains(&id));
+                        Some(report.revision) == facts.revision
+                            && report
+                                .items
+                                .iter()
+                                .any(|((revision, id), item)| *revision == report.revision && names(*id) && item.state == "unapproved")
+                            && facts.named.iter().flatten().all(|id| current(*id).is_some())
+                    })
+            }
+            Kind::Comment | Kind::DismissedBySoc => !answered && stays_open,
+            Kind::Revised => stays_open && stays(&|report| facts.revision == Some(report.revision + 1)),
             Kind::Created
             | Kind::Updated
             | Kind::ClosedUpstream

@@ -30,6 +30,7 @@ use super::standing::Standing;
 use super::supervisor::Session;
 use crate::broker::{Message, PublishError};
 use crate::crash::{self, Point};
+use crate::mutation::{self, Defect};
 
 /// Messages started per turn of the loop: enough to fill the socket, few enough that confirms are not kept
 /// waiting behind a thousand encodings.
@@ -57,8 +58,10 @@ impl Session for Publishing {
         }
         let events = connection.lapin().events_listener();
         let channel = connection.lasting_channel().await?;
-        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
-        call("asking for publisher confirms", connection.time_outs(), selecting).await?;
+        if !mutation::seeded(Defect::NotRequestedIsConfirm) {
+            let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+            call("asking for publisher confirms", connection.time_outs(), selecting).await?;
+        }
         self.standing.publishing();
         let mut window = Window::new(channel);
         let worked = self.work(&mut window, events).await;
@@ -257,6 +260,7 @@ impl Window {
             let (verdict, returned) = match confirmed.map_err(failed)? {
                 Confirmation::Ack(returned) => (Ok(()), returned),
                 Confirmation::Nack(returned) => (Err(PublishError::Nacked), returned),
+                Confirmation::NotRequested if mutation::seeded(Defect::NotRequestedIsConfirm) => (Ok(()), None),
                 Confirmation::NotRequested => {
                     return Err(AmqpError::Broken(
                         "confirms were not asked for on this channel: nothing is known of what was published".to_owned(),

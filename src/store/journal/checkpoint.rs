@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use super::overlay::Layer;
 use super::{Shared, half_done, log};
+use crate::crash::{self, Point};
+use crate::mutation::{self, Defect};
 use crate::store::sled::{failed, wait_for};
 use crate::store::{Batch, Store, StoreError};
 
@@ -122,6 +124,10 @@ struct Worker {
 
 impl Worker {
     fn run(&self, frozen: &Layer, through: u64) -> Result<(), StoreError> {
+        if mutation::seeded(Defect::JournalRemovedEarly) {
+            self.remove_through(through)?;
+        }
+        crash::point(Point::CheckpointBegun);
         let (mut piece, mut pieces, mut bytes) = (Batch::default(), 0, 0);
         for (key, value) in &frozen.rows {
             bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
@@ -144,6 +150,7 @@ impl Worker {
         }
         piece.archive.clone_from(&frozen.archive);
         self.shared.sled.commit_covering(&piece, through)?;
+        crash::point(Point::CheckpointDurable);
         self.shared.layers.write().map_err(|_| half_done())?.frozen = None;
         self.shared.failure.check()?;
         self.remove_through(through)

@@ -22,6 +22,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use super::frame;
+use crate::crash::{self, Point};
 use crate::store::sled::{Failure, Mark, corrupt, failed, sync_directory, wait_for};
 use crate::store::{Batch, StoreError};
 
@@ -184,6 +185,7 @@ fn files(dir: &Path) -> Result<Vec<u64>, StoreError> {
 fn remove(dir: &Path, numbers: &[u64]) -> Result<(), StoreError> {
     for number in numbers {
         fs::remove_file(dir.join(name(*number))).map_err(failed("removing a file of the journal"))?;
+        crash::point(Point::JournalRemoved);
     }
     if numbers.is_empty() { Ok(()) } else { sync_directory(dir) }
 }
@@ -290,7 +292,7 @@ impl Writer {
     fn run(&mut self, job: Job) -> Result<(), StoreError> {
         match job {
             Job::Append { frame, number } => {
-                self.append(&frame).map_err(failed("writing the journal"))?;
+                self.append(&frame)?;
                 self.number = number;
                 self.mark.set(number).map_err(failed("writing COMMITTED of the journal"))
             }
@@ -303,16 +305,19 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, frame: &[u8]) -> io::Result<()> {
+    fn append(&mut self, frame: &[u8]) -> Result<(), StoreError> {
         let end = self.end + frame.len() as u64;
         if end > self.length {
             // behind the frame; the sync makes both durable
-            self.file.write_all_at(&AHEAD, end)?;
+            self.file.write_all_at(&AHEAD, end).map_err(failed("writing the journal"))?;
             self.length = end + AHEAD.len() as u64;
         }
-        self.file.write_all(frame)?;
+        self.file.write_all(frame).map_err(failed("writing the journal"))?;
         self.end = end;
-        self.file.sync_data()
+        crash::point(Point::JournalWritten);
+        self.file.sync_data().map_err(failed("syncing the journal"))?;
+        crash::point(Point::JournalSynced);
+        Ok(())
     }
 
     /// Takes the zeros off a file that is closed. For the disk's sake only: they may as well stay.
@@ -333,5 +338,6 @@ fn begin(dir: &Path, number: u64, base: u64) -> Result<File, StoreError> {
     };
     let file = create().map_err(failed("beginning a file of the journal"))?;
     sync_directory(dir)?;
+    crash::point(Point::JournalBegun);
     Ok(file)
 }
