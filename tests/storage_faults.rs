@@ -385,11 +385,15 @@ async fn newer_format(play: &mut Play, tally: &mut Tally) {
 
 /// A disk that is full before there is a store, while it is written, and when it is opened. Says whether it could be had.
 async fn on_a_full_disk(tally: &mut Tally) -> bool {
-    /// Sent at once: the first may still find room in a block that is there.
-    const BURST: usize = 8;
+    /// Sent at once. Their rows are more than the journal writes ahead, where the first still find room.
+    const BURST: usize = 96;
+    const BODY_BYTES: usize = 24 * 1024;
     let dir = TempDir::new().unwrap();
     let Some(disk) = SmallDisk::mount(dir.path()) else { return false };
-    let lines = events(1 + BURST + 1);
+    let body = format!("\"body\":\"{}", "x".repeat(BODY_BYTES));
+    let lines =
+        events(1 + BURST + 1).into_iter().map(|line| String::from_utf8(line).unwrap().replacen("\"body\":\"", &body, 1).into_bytes());
+    let lines: Vec<Vec<u8>> = lines.collect();
     let mut play = Play::new("full", &disk.path().join("store"), dir.path(), &lines).await;
     disk.fill();
     play.check_end(Process::start(play.outside.serve(&play.store)), STORE_IO, &["store I/O failed", ENOSPC]).await;

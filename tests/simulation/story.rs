@@ -401,7 +401,7 @@ impl Story {
                 item.consented = false;
                 item.attempt = 0;
             }
-            (_, "cancelled:requested") => {
+            (was, "cancelled:requested") if was != to => {
                 // who lets go of a host gives up what was to isolate it
                 let released = kind == Some(Kind::Release) && cause.is_some_and(|cause| may_conclude(cause.role));
                 if !(asked || released || kind == Some(Kind::Cancel) && about_it && by_worker) {
