@@ -1,6 +1,6 @@
 //! `remedyd topology`: the exchanges, queues and bindings at the broker, declared, checked or printed.
 //!
-//! Never here: a name or an argument of the topology; all are in [`Topology`].
+//! Never here: a name or an argument of the topology; all are in [`Topology`](crate::broker::topology::Topology).
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -145,7 +145,7 @@ pub(super) async fn run<S: Store, L: Link>(
         since: None,
         commit_began: Stopwatch::start(),
         counters,
-        spans: Received::default(),
+        spans: Default::default(),
         quiesce: Vec::new(),
         passing: None,
         backlog: None,

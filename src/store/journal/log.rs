@@ -31,7 +31,7 @@ const EXTENSION: &str = "log";
 const MAGIC: [u8; 4] = *b"rjL1";
 const HEAD_BYTES: usize = 24;
 /// Written ahead at a time: some thousand events' worth, which one sync in a while pays for.
-const AHEAD: [u8; 1024 * 1024] = [0; 1024 * 1024];
+static AHEAD: [u8; 1024 * 1024] = [0; 1024 * 1024];
 /// Files are counted from 1.
 pub(super) const NONE_COVERED: u64 = 0;
 
