@@ -15,8 +15,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # In the order in which they are asked: name of the binary, and what is said to it. A lock of a store that one thread has
-# just dropped is for a moment still that of a process which another one starts: one thread for who starts processes.
-SUITES=("machine" "lib" "simulation no_seed" "pipeline" "store_journal --test-threads=1" "link rabbitmq")
+# just dropped is for a moment still that of a process which another one starts, and who listens to the log hears other
+# threads: one thread for these.
+SUITES=("machine" "lib --test-threads=1" "simulation no_seed" "pipeline" "store_journal --test-threads=1" "link rabbitmq")
 # Enough for every defect that the simulation is to see; one needs a few. A passing suite takes seconds.
 MUTANT_SEEDS=30
 LONGEST_S=120
