@@ -126,14 +126,15 @@ class Broker:
                 delivery_mode=2, content_type="application/cloudevents+json", headers={"tenantid": tenant})
             self._channel.basic_publish(exchange, routing_key or f"{event['type']}.{tenant}", work.compact(event), properties)
 
-    def take_all(self, queue, count):
-        """The bodies of so many messages; they are gone from the queue then."""
-        taken = self._channel.consume(queue, auto_ack=True, inactivity_timeout=PATIENCE_SECONDS)
-        for method, _, body in itertools.islice(taken, count):
-            if method is None:
-                raise Wrong(f"{queue} does not give what it has")
-            yield body
-        self._channel.cancel()
+    def take(self, queue):
+        """The bodies of its messages, which are gone from it then, for as long as more are asked for."""
+        try:
+            for method, _, body in self._channel.consume(queue, auto_ack=True, inactivity_timeout=PATIENCE_SECONDS):
+                if method is None:
+                    raise Wrong(f"nothing more came out of {queue} within {PATIENCE_SECONDS} s")
+                yield body
+        finally:
+            self._channel.cancel()
 
 
 class OnRabbitMq:
@@ -170,7 +171,8 @@ class OnRabbitMq:
         """After its end: nothing is left unacked, every event has its status event and has changed a row."""
         wait_until("every event acked", lambda: self.broker.depth(self.inbound) == 0)
         books = {"published": self.published(), **self.rows_balance()}
-        self.outbound_bytes = audit(self.name, self.broker.take_all(work.STATUS_QUEUE, count), count, **books)
+        statuses = itertools.islice(self.broker.take(work.STATUS_QUEUE), count)
+        self.outbound_bytes = audit(self.name, statuses, count, **books)
 
     def rows_balance(self):
         return {"in rows": work.events_in_rows(self.rows)}
@@ -222,17 +224,25 @@ class Remedyd(OnRabbitMq):
         # A comment is about a report that is there. These are taken by a run of their own, which is not measured.
         time_of_all = work.now()
         self.broker.publish("remedyd.events", (work.report(agent, time_of_all) for agent in range(work.AGENTS)))
-        wait_until("the reports in the queue", lambda: self.broker.depth(self.inbound) == work.AGENTS)
         taking = self.start()
         try:
-            wait_until("the reports taken", lambda: taking.check() or self.broker.depth(self.inbound) == 0)
-            # stopping drains: what was taken is published, confirmed and acked
+            self._await_triage()
+            # what it has decided is published and acked first
             taking.stop()
         finally:
             taking.kill()
         self.broker.renew(work.STATUS_QUEUE)
         self.broker.bind(work.STATUS_QUEUE, "remedyd.status", "#")
         self.broker.publish("remedyd.events", (work.comment(n, time_of_all) for n in range(count)))
+
+    def _await_triage(self):
+        triaged = set()
+        for body in self.broker.take(work.STATUS_QUEUE):
+            event = json.loads(body)
+            if event["type"] == "incident_report.triaged":
+                triaged.add(event["subject"])
+            if len(triaged) == work.AGENTS:
+                return
 
     def start(self):
         command = [os.environ["REMEDYD_BIN"], "serve", "--store", self.directory / "store"]
