@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import work
-from contestants import LOOK_EVERY_SECONDS, Broker, BullMq, Celery, PikaBatched, PikaOneByOne, Remedyd, Wrong
+from contestants import BullMq, Celery, PikaBatched, PikaOneByOne, Remedyd
+from rig import LOOK_EVERY_SECONDS, Broker, Wrong
 
 # Without a single status event for so long, a contestant is stuck.
 STUCK_SECONDS = 60
@@ -110,7 +111,7 @@ def show(whole):
     here = whole["host"]
     print(f"\ncommit {whole['commit']}; {here['processors']} x {here['processor']}, {here['memory_gib']} GiB, Linux {here['kernel']}")
     print(", ".join(f"{name} {number}" for name, number in whole["versions"].items()))
-    print(f"{whole['rounds']} rounds of about {whole['seconds']} s each, in turn; median (lowest to highest)\n")
+    print(f"{whole['rounds']} rounds of about {whole['seconds']:g} s each, in turn; median (lowest to highest)\n")
     print(f"{'':<26}{'events a round':>14}  {'jobs a second':>24}  {'remedyd is so many times as fast':>34}  goal")
     for name, entry in whole["contestants"].items():
         jobs = entry["jobs_per_s"]

@@ -16,6 +16,9 @@
 #   BullMQ        on Redis that syncs before every answer (appendfsync always): row and status event by one script, 128 jobs
 #                 at a time
 #
+# PEERS_CELERY_PROCESSES and PEERS_BULLMQ_CONCURRENCY try other settings of these two; the defaults are the fastest that
+# were found on two cores.
+#
 # RabbitMQ holds quorum queues only, since those alone confirm what is on the disk. All stores lie under target/peers, which
 # should be a real disk. A backlog is sized by a trial so that it lasts SECONDS; rounds go through the contestants in turn.
 #
