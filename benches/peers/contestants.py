@@ -88,7 +88,7 @@ class Celery(OnRabbitMq):
         subprocess.run(fill, check=True, env={**os.environ, "PEERS_AMQP_URL": self.broker.url})
 
     def command(self):
-        processes = os.environ.get("PEERS_CELERY_PROCESSES", "4")
+        processes = os.environ.get("PEERS_CELERY_PROCESSES", "8")
         return [
             sys.executable, "-m", "celery", "--app", "celery_peer", "--workdir", HERE, "worker", "--pool", "prefork",
             "--concurrency", processes, "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING",

@@ -10,7 +10,7 @@
 #
 #   remedyd       `serve`, release, defaults; one comment in, one comment out, about reports that were there before.
 #                 It does more than the others: checks, a dedupe key, rules, an outbox
-#   Celery        prefork, late acks, SQLite (write-ahead log, synchronous FULL), publication confirmed
+#   Celery        prefork with 8 processes, late acks, SQLite (write-ahead log, synchronous FULL), publication confirmed
 #   pika+SQLite   one event after the other, as one writes it first; and in batches of 256 with confirms and acks in bulk,
 #                 as one who knows both well would
 #   BullMQ        on Redis that syncs before every answer (appendfsync always): row and status event by one script, 128 jobs
