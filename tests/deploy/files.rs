@@ -22,7 +22,7 @@ fn shell_scripts_are_clean() {
         let text = fs::read(root().join(path)).unwrap();
         text.starts_with(b"#!/bin/sh") || text.starts_with(b"#!/usr/bin/env bash")
     };
-    let scripts: Vec<String> = ["deploy", "tests", ".ci"].into_iter().flat_map(|dir| files(dir, is_script)).collect();
+    let scripts: Vec<String> = ["deploy", "tests", "benches", ".ci"].into_iter().flat_map(|dir| files(dir, is_script)).collect();
     for known in ["deploy/rabbitmq/users.sh", "deploy/debian/debian/remedyd.postrm", "tests/run.sh", ".ci/run"] {
         assert!(scripts.iter().any(|script| script == known), "{known} is not in {scripts:?}");
     }
