@@ -408,7 +408,7 @@ async fn a_second_signal_stops_at_once() {
     let node = Node::start();
     let mut run = Run::begin("twice", &node.url(), Clock::System, proof::seed(6)).await;
     let mut service = run.ready().await;
-    run.load.hears(50).await;
+    run.load.hears(200).await;
     node.freeze();
     service.signal("TERM");
     service.line_with(&["stopping: taking no more"]).await;

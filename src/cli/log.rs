@@ -79,6 +79,9 @@ mod tests {
 
     /// What is written under `filter` of one event each: a returned message, a frame, a warning, a debug line of ours.
     fn written(filter: &str, format: LogFormat) -> String {
+        // which events anybody listens to is remembered for the whole process: one listener at a time
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().expect("no test has failed");
         let lines = Lines::default();
         let copy = lines.clone();
         let log = Log { format, filter: "off".to_owned() };

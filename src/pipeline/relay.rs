@@ -38,37 +38,82 @@ pub(super) enum ToRelay {
     Removed(usize),
 }
 
-/// The rows that wait, and which keys are under way.
-#[derive(Default)]
+/// Whose rows wait in one line: a tenant's, or all dead letters.
+type Flow = Option<String>;
+
+/// The rows that wait, and which keys are under way. Tenants take turns, a message each: what one has waiting by the
+/// thousand is no more in the way of another's than a single message.
 struct Queue {
-    ready: VecDeque<Numbered>,
+    /// One line for all, in the outbox's own order.
+    one_line: bool,
+    lines: HashMap<Flow, VecDeque<Numbered>>,
+    /// Lines with something in them, the next to be served first.
+    round: VecDeque<Flow>,
     /// Per key under way, what waits behind it.
     behind: HashMap<String, VecDeque<Numbered>>,
 }
 
 impl Queue {
+    fn new(one_line: bool) -> Self {
+        Self { one_line, lines: HashMap::new(), round: VecDeque::new(), behind: HashMap::new() }
+    }
+
+    fn push(&mut self, row: Numbered) {
+        self.line_of(row.1.order_key.as_deref()).push_back(row);
+    }
+
+    fn line_of(&mut self, key: Option<&str>) -> &mut VecDeque<Numbered> {
+        // <tenant>:<subject>
+        let flow = key.filter(|_| !self.one_line).and_then(|key| Some(key.split_once(':')?.0.to_owned()));
+        self.lines.entry(flow).or_insert_with_key(|flow| {
+            self.round.push_back(flow.clone());
+            VecDeque::new()
+        })
+    }
+
     fn next(&mut self) -> Option<Numbered> {
-        while let Some(row) = self.ready.pop_front() {
-            let Some(key) = &row.1.order_key else { return Some(row) };
-            match self.behind.get_mut(key) {
-                Some(waiting) => waiting.push_back(row),
-                None => {
-                    self.behind.insert(key.clone(), VecDeque::new());
-                    return Some(row);
-                }
+        while let Some(flow) = self.round.pop_front() {
+            let line = self.lines.get_mut(&flow)?;
+            let row = first_to_go(line, &mut self.behind);
+            if line.is_empty() {
+                self.lines.remove(&flow);
+            } else {
+                self.round.push_back(flow);
+            }
+            if row.is_some() {
+                return row;
             }
         }
         None
     }
 
-    /// A message has arrived: the next of its key is the first to go.
+    /// A message has arrived: the next of its key is the first of its line.
     fn done(&mut self, key: Option<&String>) {
         let Some(key) = key else { return };
         let Some(mut waiting) = self.behind.remove(key) else { return };
+        if waiting.is_empty() {
+            return;
+        }
+        let line = self.line_of(Some(key));
         while let Some(row) = waiting.pop_back() {
-            self.ready.push_front(row);
+            line.push_front(row);
         }
     }
+}
+
+/// Takes the first row of a line of whose key none is under way; those before it go behind theirs.
+fn first_to_go(line: &mut VecDeque<Numbered>, behind: &mut HashMap<String, VecDeque<Numbered>>) -> Option<Numbered> {
+    while let Some(row) = line.pop_front() {
+        let Some(key) = &row.1.order_key else { return Some(row) };
+        match behind.get_mut(key) {
+            Some(waiting) => waiting.push_back(row),
+            None => {
+                behind.insert(key.clone(), VecDeque::new());
+                return Some(row);
+            }
+        }
+    }
+    None
 }
 
 /// Runs until the engine is gone or the link is closed.
@@ -84,7 +129,7 @@ pub(super) async fn relay<L: Link>(
     mut engine: mpsc::Receiver<ToRelay>,
     confirmed: mpsc::Sender<Vec<u64>>,
 ) {
-    let mut queue = Queue::default();
+    let mut queue = Queue::new(window <= 1);
     let mut under_way = FuturesUnordered::new();
     let mut done: Vec<u64> = Vec::new();
     let mut in_store = 0;
@@ -100,7 +145,7 @@ pub(super) async fn relay<L: Link>(
             // the end of the engine first: after a failed commit nothing more is handed to the broker
             biased;
             word = engine.recv() => match word {
-                Some(ToRelay::Rows(more)) => queue.ready.extend(more),
+                Some(ToRelay::Rows(more)) => more.into_iter().for_each(|row| queue.push(row)),
                 Some(ToRelay::Removed(count)) => in_store -= count,
                 None => return,
             },
@@ -181,16 +226,40 @@ mod tests {
         (number, OutboxRow { message: Message::default(), order_key: key.map(str::to_owned) })
     }
 
+    fn queue(one_line: bool, rows: &[(u64, Option<&str>)]) -> Queue {
+        let mut queue = Queue::new(one_line);
+        rows.iter().for_each(|(number, key)| queue.push(row(*number, *key)));
+        queue
+    }
+
+    fn numbers(queue: &mut Queue) -> Vec<u64> {
+        std::iter::from_fn(|| queue.next()).map(|(number, _)| number).collect()
+    }
+
     #[test]
     fn one_of_a_key_is_under_way_and_the_next_is_the_first_to_go() {
-        let mut queue = Queue::default();
-        queue.ready.extend([row(1, Some("a")), row(2, Some("a")), row(3, Some("b")), row(4, Some("a")), row(5, None)]);
-        let mut next = || queue.next().map(|(number, _)| number);
-        assert_eq!([next(), next(), next(), next()], [Some(1), Some(3), Some(5), None]);
-        queue.done(Some(&"a".to_owned()));
-        assert_eq!(queue.next().map(|(number, _)| number), Some(2));
-        assert_eq!(queue.next().map(|(number, _)| number), None);
-        queue.done(Some(&"a".to_owned()));
-        assert_eq!(queue.next().map(|(number, _)| number), Some(4));
+        let mut queue = queue(true, &[(1, Some("5.4:a")), (2, Some("5.4:a")), (3, Some("5.4:b")), (4, Some("5.4:a")), (5, None)]);
+        assert_eq!(numbers(&mut queue), [1, 3, 5]);
+        queue.done(Some(&"5.4:a".to_owned()));
+        assert_eq!(numbers(&mut queue), [2]);
+        queue.done(Some(&"5.4:a".to_owned()));
+        assert_eq!(numbers(&mut queue), [4]);
+    }
+
+    #[test]
+    fn tenants_take_turns_and_dead_letters_are_one_of_them() {
+        let many = (1..=4).map(|number| (number, Some(["5.4:a", "5.4:b", "5.4:c", "5.4:d"][number as usize - 1])));
+        let rows: Vec<_> = many.chain([(5, None), (6, None), (7, Some("6.4:a")), (8, Some("6.4:b"))]).collect();
+        assert_eq!(numbers(&mut queue(false, &rows)), [1, 5, 7, 2, 6, 8, 3, 4]);
+        assert_eq!(numbers(&mut queue(true, &rows)), [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn what_was_behind_a_key_waits_for_its_tenants_turn() {
+        let mut queue = queue(false, &[(1, Some("5.4:a")), (2, Some("5.4:a"))]);
+        assert_eq!(numbers(&mut queue), [1]);
+        queue.push(row(3, Some("6.4:a")));
+        queue.done(Some(&"5.4:a".to_owned()));
+        assert_eq!(numbers(&mut queue), [3, 2]);
     }
 }
