@@ -9,7 +9,7 @@
 //! batch was never committed, and is cut off. Everything else that is not whole is damage.
 //!
 //! Zeros are written ahead of the frames: a sync that has to make a longer file durable as well costs the file system a
-//! commit of its own journal, some milliseconds instead of half a one.
+//! commit of its own journal, and now and then some milliseconds of waiting for it.
 //!
 //! Must never: write after a failed write or sync; take damage for the end.
 
