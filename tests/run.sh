@@ -55,7 +55,6 @@ declare -A NEEDED=(
     [lintian]='command -v lintian'
     [mandoc]='command -v mandoc'
     [openssl]='command -v openssl'
-    [python3-venv]='/usr/bin/python3 -c "import ensurepip"'
 )
 
 # Prints those that are not there.
