@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,8 +79,10 @@ def host():
 
 
 def versions():
+    binary = os.environ["REMEDYD_BIN"]
+    built = datetime.fromtimestamp(os.stat(binary).st_mtime, timezone.utc)
     return {
-        "remedyd": program_says(os.environ["REMEDYD_BIN"], "--version").removeprefix("remedyd "),
+        "remedyd": f"{program_says(binary, '--version').removeprefix('remedyd ')} (built {built:%Y-%m-%d %H:%M} UTC)",
         "RabbitMQ": os.environ["PEERS_RABBITMQ"], "Redis": program_says("redis-server", "--version").split("v=")[1].split()[0],
         "Python": platform.python_version(), "Celery": version("celery"), "pika": version("pika"),
         "Node.js": program_says("node", "--version"),
