@@ -46,11 +46,18 @@ type Flow = Option<String>;
 struct Queue {
     /// One line for all, in the outbox's own order.
     one_line: bool,
-    lines: HashMap<Flow, VecDeque<Numbered>>,
+    lines: HashMap<Flow, VecDeque<Waiting>>,
     /// Lines with something in them, the next to be served first.
     round: VecDeque<Flow>,
     /// Per key under way, what waits behind it.
     behind: HashMap<String, VecDeque<Numbered>>,
+}
+
+/// A row in a line.
+struct Waiting {
+    row: Numbered,
+    /// The one before it of its key has arrived.
+    may_go: bool,
 }
 
 impl Queue {
@@ -59,10 +66,10 @@ impl Queue {
     }
 
     fn push(&mut self, row: Numbered) {
-        self.line_of(row.1.order_key.as_deref()).push_back(row);
+        self.line_of(row.1.order_key.as_deref()).push_back(Waiting { row, may_go: false });
     }
 
-    fn line_of(&mut self, key: Option<&str>) -> &mut VecDeque<Numbered> {
+    fn line_of(&mut self, key: Option<&str>) -> &mut VecDeque<Waiting> {
         // <tenant>:<subject>
         let flow = key.filter(|_| !self.one_line).and_then(|key| Some(key.split_once(':')?.0.to_owned()));
         self.lines.entry(flow).or_insert_with_key(|flow| {
@@ -90,21 +97,17 @@ impl Queue {
     /// A message has arrived: the next of its key is the first of its line.
     fn done(&mut self, key: Option<&String>) {
         let Some(key) = key else { return };
-        let Some(mut waiting) = self.behind.remove(key) else { return };
-        if waiting.is_empty() {
-            return;
-        }
-        let line = self.line_of(Some(key));
-        while let Some(row) = waiting.pop_back() {
-            line.push_front(row);
+        match self.behind.get_mut(key).and_then(VecDeque::pop_front) {
+            Some(row) => self.line_of(Some(key)).push_front(Waiting { row, may_go: true }),
+            None => drop(self.behind.remove(key)),
         }
     }
 }
 
 /// Takes the first row of a line of whose key none is under way; those before it go behind theirs.
-fn first_to_go(line: &mut VecDeque<Numbered>, behind: &mut HashMap<String, VecDeque<Numbered>>) -> Option<Numbered> {
-    while let Some(row) = line.pop_front() {
-        let Some(key) = &row.1.order_key else { return Some(row) };
+fn first_to_go(line: &mut VecDeque<Waiting>, behind: &mut HashMap<String, VecDeque<Numbered>>) -> Option<Numbered> {
+    while let Some(Waiting { row, may_go }) = line.pop_front() {
+        let Some(key) = row.1.order_key.as_ref().filter(|_| !may_go) else { return Some(row) };
         match behind.get_mut(key) {
             Some(waiting) => waiting.push_back(row),
             None => {
