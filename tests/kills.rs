@@ -372,9 +372,10 @@ async fn broker_kills() {
         let gone = Instant::now();
         run.load.crashed("the broker was killed");
         service.line_with(&["the connection to the broker is lost"]).await;
-        led.extend(node.again());
-        run.load.broker_is_there(true);
+        node.again();
         let (back, outage) = (Instant::now(), gone.elapsed());
+        led.extend(node.elect());
+        run.load.broker_is_there(true);
         service.line_with(&["connected again"]).await;
         // a node that has just started may leave one call without an answer, which is given up after 10 s; the pause
         // before the next connection is about half of the outage

@@ -44,11 +44,14 @@ impl Node {
         self.script("kill", &[]);
     }
 
-    /// Starts what was killed; returns when it serves and each of its quorum queues has a leader. Says which have needed
-    /// help: after `kill -9` RabbitMQ 3.10 now and then leaves a queue that had a busy consumer without an election, for
-    /// good. An operator would do the same (runbook "broker loss").
-    pub fn again(&self) -> Vec<String> {
+    /// Starts what was killed; returns when it serves.
+    pub fn again(&self) {
         self.script("again", &[]);
+    }
+
+    /// Returns when each of its quorum queues has a leader, and says which have needed help: after `kill -9` RabbitMQ 3.10 now
+    /// and then leaves a queue that had a busy consumer without an election, for good. An operator would do the same.
+    pub fn elect(&self) -> Vec<String> {
         let helped = self.ctl(&[
             "eval",
             "Without = fun() -> [Name || {Name, State} <- ets:tab2list(ra_state), State =/= leader] end,
