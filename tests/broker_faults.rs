@@ -216,6 +216,7 @@ async fn node_fault(kind: &str, node: &Node, place: &mut Place) -> Instant {
             node.kill();
             place.says(&["connection lost"]).await;
             node.again();
+            node.elect();
             place.observer.disconnect();
         }
         "closed" => {
