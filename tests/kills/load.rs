@@ -18,7 +18,7 @@ use lapin::options::{
     QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
+use lapin::{Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -481,17 +481,10 @@ impl Wire {
 
     /// Whether it was confirmed. Unroutable is this test's own fault.
     async fn send(&self, exchange: &str, sent: &Sent) -> bool {
-        let mut headers = FieldTable::default();
-        for (name, value) in &sent.headers {
-            headers.insert(name.as_str().into(), AMQPValue::LongString(value.as_str().into()));
-        }
-        let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
-        if let Some(content_type) = &sent.content_type {
-            properties = properties.with_content_type(content_type.as_str().into());
-        }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let publishing = async {
-            let publishing = self.channel.basic_publish(exchange.into(), sent.routing_key.as_str().into(), options, &sent.body, properties);
+            let publishing =
+                self.channel.basic_publish(exchange.into(), sent.routing_key.as_str().into(), options, &sent.body, sent.properties());
             publishing.await?.await
         };
         match timeout(CONFIRMS_WITHIN, publishing).await {

@@ -49,6 +49,19 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// Persistent, with what it has.
+    pub fn properties(&self) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        for (name, value) in &self.headers {
+            headers.insert(name.as_str().into(), AMQPValue::LongString(value.as_str().into()));
+        }
+        let properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+        match &self.content_type {
+            Some(content_type) => properties.with_content_type(content_type.as_str().into()),
+            None => properties,
+        }
+    }
+
     /// An event in structured mode, addressed by what it says itself.
     pub fn structured(body: &[u8]) -> Self {
         let event: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -229,16 +242,9 @@ impl Outside {
     }
 
     async fn publish(&self, exchange: &str, sent: &Sent) {
-        let mut headers = FieldTable::default();
-        for (name, value) in &sent.headers {
-            headers.insert(name.as_str().into(), AMQPValue::LongString(value.as_str().into()));
-        }
-        let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
-        if let Some(content_type) = &sent.content_type {
-            properties = properties.with_content_type(content_type.as_str().into());
-        }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let publishing = self.channel.basic_publish(exchange.into(), sent.routing_key.as_str().into(), options, &sent.body, properties);
+        let publishing =
+            self.channel.basic_publish(exchange.into(), sent.routing_key.as_str().into(), options, &sent.body, sent.properties());
         let confirm = within("publishing", publishing).await.unwrap();
         assert_eq!(within("a confirm", confirm).await.unwrap(), Confirmation::Ack(None), "{} was returned", sent.routing_key);
     }

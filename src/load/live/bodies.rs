@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use super::mix::{Severity, Shape};
+use super::mix::Shape;
+use crate::model::report::Severity;
 use crate::model::time::Timestamp;
 
 /// The account of all tenants of load runs.

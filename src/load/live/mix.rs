@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use crate::load::dice::Dice;
+use crate::model::report::Severity;
 
 /// What the SOC asks for: the four shapes of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,23 +13,6 @@ pub enum Shape {
     Both,
     /// Informational: nothing to approve.
     None,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    Low,
-    High,
-    Critical,
-}
-
-impl Severity {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::High => "high",
-            Self::Critical => "critical",
-        }
-    }
 }
 
 /// How often each of `N` kinds comes up: `2:1:3:1`. Not all zero.

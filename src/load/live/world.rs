@@ -8,9 +8,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use super::bodies::{self, ACCOUNT, Header, Task};
-use super::mix::{Mix, Severity, Shape};
+use super::mix::{Mix, Shape};
 use crate::load::dice::Dice;
 use crate::model::ids::{AgentId, TenantId};
+use crate::model::report::Severity;
 use crate::model::time::{Timestamp, minutes};
 
 /// The tenant that is noisy when one is.
