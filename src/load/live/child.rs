@@ -75,10 +75,7 @@ impl Child {
 
     /// In order, as a supervisor stops it. Gives the warnings and errors that it has logged.
     pub async fn stop(mut self) -> anyhow::Result<Vec<String>> {
-        // the shell's own kill: there is none in the standard library, and no other on every machine
-        let pid = self.pid().to_string();
-        let asked = Command::new("/bin/sh").args(["-c", "kill -TERM \"$1\"", "kill", &pid]).status();
-        asked.with_context(|| format!("stopping the {}", self.name))?;
+        self.signal("TERM")?;
         let mut waited = Duration::ZERO;
         while self.process.try_wait().with_context(|| format!("waiting for the {}", self.name))?.is_none() {
             if waited >= STOPS_WITHIN {
@@ -90,6 +87,24 @@ impl Child {
             waited += pause;
         }
         Ok(std::mem::take(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner).warnings))
+    }
+
+    /// Nothing more is done by it until [`Child::go_on`].
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal("STOP")
+    }
+
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        // the shell's own kill: there is none in the standard library, and no other on every machine
+        let pid = self.pid().to_string();
+        let sent = Command::new("/bin/sh").args(["-c", "kill -\"$1\" \"$2\"", "kill", name, &pid]).status();
+        let sent = sent.with_context(|| format!("sending {name} to the {}", self.name))?;
+        anyhow::ensure!(sent.success(), "{name} could not be sent to the {}", self.name);
+        Ok(())
     }
 
     fn last_lines(&self) -> String {

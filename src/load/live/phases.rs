@@ -124,7 +124,7 @@ impl Stage {
     }
 
     /// A backlog in which one tenant has a hundred times as many reports as any other, in the order in which they would
-    /// have come. Jain's index over what has been served, when half of it was, to the tenants that still waited then;
+    /// have come; the service is held until it is complete. Jain's index over what has been served, when half of it was, to the tenants that still waited then;
     /// and how many those were.
     pub async fn backlog(&mut self, name: &str, tenants: u32, per_tenant: u32) -> anyhow::Result<(Option<f64>, usize)> {
         let before = self.begin(name, 1.0);
@@ -141,7 +141,15 @@ impl Stage {
                 }
             }
         }
-        self.rig.send_all(events).await?;
+        // it has to stand before it is served: what is served while the rest is still on its way was no backlog
+        if let Some(service) = &self.worker {
+            service.pause()?;
+        }
+        let queued = self.rig.send_all(events).await;
+        if let Some(service) = &self.worker {
+            service.go_on()?;
+        }
+        queued?;
         let sent = before.sent..self.rig.books().sent().len();
         self.end().await?;
         let books = self.rig.books();

@@ -1,9 +1,9 @@
 //! A run from its beginning to its figures: which phases there are, in which order, and what is concluded.
 //!
 //! ```text
-//! warm-up ─▶ reference ─▶ maximum ─▶ (reference ─▶ maximum …) ─▶ surveys ─▶ half [─▶ noisy ─▶ backlog] ─▶ reference ─▶ audit
+//! warm-up [─▶ fan-out] ─▶ reference ─▶ maximum ─▶ (reference ─▶ maximum …) ─▶ surveys ─▶ half [─▶ noisy ─▶ backlog] ─▶ reference ─▶ audit
 //! ```
-//! The warm-up tells the fan-out and the size that the bare relay is given. Never here: how a phase is done.
+//! A phase behind the warm-up tells the fan-out and the size that the bare relay is given. Never here: how a phase is done.
 
 use std::path::{Path, PathBuf};
 
@@ -27,8 +27,10 @@ use crate::pipeline::reading;
 use crate::store::journal::JournalStore;
 use crate::store::sled::SledSettings;
 
-/// Enough to warm the caches and to tell the fan-out.
+/// Enough to warm the caches.
 const WARM_UP_SECONDS: f64 = 3.0;
+/// Enough to tell how much is published for an event.
+const FAN_OUT_SECONDS: f64 = 5.0;
 /// Reports of each tenant in the backlog; the noisy one has a hundred times as many.
 const BACKLOG_PER_TENANT: u32 = 5;
 /// The service under load stops taking events when so many of its publications wait for their confirm. With its default
@@ -151,10 +153,13 @@ impl Results {
 
 async fn measure(plan: &Plan, stage: &mut Stage, mut reference: Option<&mut Stage>) -> anyhow::Result<Results> {
     let mut results = Results::default();
-    let warm_up = stage.saturate("warm-up", plan.seconds.min(WARM_UP_SECONDS)).await?.phase;
-    let (outbound, bytes) = stage.rig.books().outbound();
-    let work = Work { fan_out: warm_up.fan_out, bytes: usize::try_from(bytes.checked_div(outbound).unwrap_or(0))? };
+    stage.saturate("warm-up", plan.seconds.min(WARM_UP_SECONDS)).await?;
+    let mut work = Work { fan_out: 0.0, bytes: 0 };
     if let Some(reference) = &mut reference {
+        // not that of the warm-up, in which every agent is heard of for the first time and says so
+        work.fan_out = stage.saturate("fan-out", plan.seconds.min(FAN_OUT_SECONDS)).await?.phase.fan_out;
+        let (outbound, bytes) = stage.rig.books().outbound();
+        work.bytes = usize::try_from(bytes.checked_div(outbound).unwrap_or(0))?;
         relay(plan, reference, work, &mut results).await?;
     }
     let maximum = if plan.surveys_only { "surveys" } else { "maximum" };
