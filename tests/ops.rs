@@ -142,7 +142,8 @@ async fn a_broker_that_goes_away_makes_it_not_ready_and_never_not_live() {
 async fn a_drain_is_seen_and_so_is_a_start_without_a_broker() {
     let dir = TempDir::new().unwrap();
     // something to publish, which nobody takes: the drain waits for it
-    let row = OutboxRow { message: Message { exchange: "e".into(), routing_key: "k".into(), ..Message::default() }, order_key: None };
+    let row =
+        OutboxRow { message: Message { exchange: "e".into(), routing_key: "k".into(), ..Message::default() }.into(), order_key: None };
     let mut batch = Batch::default();
     batch.put(keys::outbox(0), row.encode());
     SledStore::open(&dir.path().join("p0"), SledSettings::default()).unwrap().commit(&batch).unwrap();

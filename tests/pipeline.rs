@@ -493,7 +493,9 @@ async fn large_events_are_not_committed_many_at_a_time() {
     assert_eq!(rig.dead_letters().len(), EVENTS);
     run.end().await;
     rig.judge();
-    let bytes = |batch: &Batch| -> usize { batch.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum() };
+    let bytes = |batch: &Batch| -> usize {
+        batch.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |value| value.len())).sum()
+    };
     let largest =
         rig.journal.lock().unwrap().iter().filter_map(|seen| if let Seen::Durable(batch) = seen { Some(bytes(batch)) } else { None }).max();
     // an event is written twice (its row, and the message to publish), and the last one may begin just below the bound

@@ -202,7 +202,7 @@ fn the_writer_finds_what_it_wrote() {
     let store = Kind::Store.open(dir.path()).unwrap();
     let (key, mut value) = store.scan(b"subject/", b"", 1).unwrap().remove(0);
     value[15] ^= 1;
-    store.commit(&Batch { writes: vec![(key, Some(value))], ..Batch::default() }).unwrap();
+    store.commit(&Batch { writes: vec![(key.into(), Some(value.into()))], ..Batch::default() }).unwrap();
     drop(store);
     let refused = writer::write(Kind::Store, dir.path(), 3, 22, drop).unwrap_err();
     assert_eq!(refused, "not what 21 batches leave: 0 rows missing, 0 too many, 1 different");

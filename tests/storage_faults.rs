@@ -112,7 +112,7 @@ const OPENING: [Fault; 5] = [
 const KILLED_OPENING: Injection = Injection { rule: "rename:signal=KILL", file: "" };
 
 /// More than a checkpoint is begun at (src/store/journal/mod.rs).
-const CHECKPOINT_MIB: usize = 49;
+const CHECKPOINT_MIB: usize = 65;
 
 /// How often each kind of fault really happened.
 #[derive(Default)]

@@ -34,7 +34,7 @@ fn open_journal(dir: &Path) -> Result<JournalStore, StoreError> {
 }
 
 fn batch<'a>(writes: impl IntoIterator<Item = (&'a [u8], Option<Vec<u8>>)>) -> Batch {
-    Batch { writes: writes.into_iter().map(|(k, v)| (k.to_vec(), v)).collect(), ..Batch::default() }
+    Batch { writes: writes.into_iter().map(|(k, v)| (k.to_vec().into(), v.map(Into::into))).collect(), ..Batch::default() }
 }
 
 fn put(store: &dyn Store, key: &[u8], value: Vec<u8>) {
@@ -95,7 +95,7 @@ fn batches_are_visible_and_survive_a_reopen(open: Open) {
 
 fn clear(store: &dyn Store) {
     let rows = everything(store);
-    store.commit(&Batch { writes: rows.into_iter().map(|(key, _)| (key, None)).collect(), ..Batch::default() }).unwrap();
+    store.commit(&Batch { writes: rows.into_iter().map(|(key, _)| (key.into(), None)).collect(), ..Batch::default() }).unwrap();
 }
 
 fn a_later_write_of_a_batch_wins(open: Open) {
@@ -214,7 +214,7 @@ fn limits_fail_the_store(open: Open) {
     for (key, value) in [(vec![1; MAX_KEY_BYTES + 1], vec![]), (vec![1], vec![1; MAX_VALUE_BYTES + 1])] {
         let store = open();
         put(&*store, b"before", vec![1]);
-        let refused = store.commit(&Batch { writes: vec![(key, Some(value))], ..Batch::default() });
+        let refused = store.commit(&Batch { writes: vec![(key.into(), Some(value.into()))], ..Batch::default() });
         assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
         let later = store.commit(&batch([(&b"later"[..], Some(vec![1]))]));
         assert!(matches!(later, Err(StoreError::Poisoned { .. })), "{later:?}");
@@ -229,7 +229,7 @@ fn limits_fail_the_store(open: Open) {
 fn readers_never_see_part_of_a_batch(open: Open) {
     let store: Arc<dyn Store> = Arc::from(open());
     let write = |n: u8| {
-        let rows = (0..20).map(|i| (vec![b'r', i], Some(vec![n; if i % 7 == 0 { 40_000 } else { 10 }])));
+        let rows = (0..20).map(|i| (vec![b'r', i].into(), Some(vec![n; if i % 7 == 0 { 40_000 } else { 10 }].into())));
         Batch { writes: rows.collect(), ..Batch::default() }
     };
     store.commit(&write(0)).unwrap();
@@ -402,6 +402,7 @@ proptest! {
                     None => model.remove(key),
                 };
             }
+            let writes = writes.into_iter().map(|(key, value)| (key.into(), value.map(Into::into))).collect();
             let batch = Batch { writes, ..Batch::default() };
             sled.commit(&batch).unwrap();
             memory.commit(&batch).unwrap();

@@ -40,8 +40,8 @@ fn expected(n: u64) -> Vec<Row> {
     let mut rows = std::collections::BTreeMap::new();
     for (key, value) in (1..=n).flat_map(|n| batch(n).writes) {
         match value {
-            Some(value) => rows.insert(key, value),
-            None => rows.remove(&key),
+            Some(value) => rows.insert(key.to_vec(), value.to_vec()),
+            None => rows.remove(key.as_ref()),
         };
     }
     rows.into_iter().collect()

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod topology;
 
 use std::future::Future;
+use std::sync::Arc;
 
 /// Which of a partition's two queues a delivery came from (messages.md, AMQP topology).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,7 +129,7 @@ pub trait Link: Send + Sync + 'static {
 
     /// Publishes persistently with `mandatory` and waits for the confirm. The order of messages is the order
     /// in which the calls were first polled.
-    fn publish(&self, message: Message) -> impl Future<Output = Result<(), PublishError>> + Send;
+    fn publish(&self, message: impl Into<Arc<Message>> + Send) -> impl Future<Output = Result<(), PublishError>> + Send;
 
     /// Cancels the consumers: nothing new is handed out; unsettled deliveries can still be settled.
     fn stop_consuming(&self);

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::Bound;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::broker::Token;
 use crate::machine::decision::AttemptOrder;
@@ -56,8 +59,8 @@ pub struct Writes<S> {
     /// The batch that is being built.
     number: u64,
     /// Per key the newest write that is not known to be durable, and the batch it is in.
-    pending: BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)>,
-    keys: Vec<Vec<u8>>,
+    pending: BTreeMap<Bytes, (u64, Option<Bytes>)>,
+    keys: Vec<Bytes>,
     archive: Vec<Vec<u8>>,
     /// Of the batch that is being built: keys, values and lines, what it has written twice counted twice.
     bytes: usize,
@@ -81,10 +84,10 @@ impl<S: Store> Writes<S> {
         &self.store
     }
 
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         match self.pending.get(key) {
             Some((_, value)) => Ok(value.clone()),
-            None => self.store.get(key),
+            None => Ok(self.store.get(key)?.map(Bytes::from)),
         }
     }
 
@@ -95,21 +98,23 @@ impl<S: Store> Writes<S> {
             rows.insert(key.to_vec(), value.to_vec());
             Ok(())
         })?;
-        for (key, (_, value)) in self.pending.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, (_, value)) in
+            self.pending.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix))
+        {
             match value {
-                Some(value) => rows.insert(key.clone(), value.clone()),
-                None => rows.remove(key),
+                Some(value) => rows.insert(key.to_vec(), value.to_vec()),
+                None => rows.remove(key.as_ref()),
             };
         }
         Ok(rows.into_iter().collect())
     }
 
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.write(key, Some(value));
+        self.write(key.into(), Some(value.into()));
     }
 
     pub fn remove(&mut self, key: Vec<u8>) {
-        self.write(key, None);
+        self.write(key.into(), None);
     }
 
     /// A line for the archive, with this batch.
@@ -118,8 +123,8 @@ impl<S: Store> Writes<S> {
         self.archive.push(line);
     }
 
-    fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+    fn write(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
         match self.pending.entry(key) {
             Entry::Occupied(mut entry) => {
                 if entry.get().0 != self.number {
@@ -209,10 +214,10 @@ mod tests {
         writes.put(b"a".to_vec(), b"2".to_vec());
         writes.store().commit(&first.batch).expect("commit");
         writes.committed(&first);
-        assert_eq!(writes.get(b"a").expect("read"), Some(b"2".to_vec()));
-        assert_eq!(writes.get(b"b").expect("read"), Some(b"1".to_vec()));
+        assert_eq!(writes.get(b"a").expect("read").as_deref(), Some(&b"2"[..]));
+        assert_eq!(writes.get(b"b").expect("read").as_deref(), Some(&b"1"[..]));
         let second = writes.seal();
-        assert_eq!(second.batch.writes, vec![(b"a".to_vec(), Some(b"2".to_vec()))]);
+        assert_eq!(second.batch.writes, vec![(Bytes::from_static(b"a"), Some(Bytes::from_static(b"2")))]);
     }
 
     #[test]

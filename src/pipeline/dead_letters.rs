@@ -2,6 +2,7 @@
 //! people; and back from that message to the one that came. Never here: the decision that something is one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::broker::{HeaderValue, Message};
 use crate::model::ids::TenantId;
@@ -68,7 +69,7 @@ impl DeadLetters {
         {
             writes.remove(keys::dead_letter(rejection.tenant, oldest));
         }
-        OutboxRow { message: dead_letter(message, rejection.reason.as_str(), detail, now, queue), order_key: None }
+        OutboxRow { message: Arc::new(dead_letter(message, rejection.reason.as_str(), detail, now, queue)), order_key: None }
     }
 }
 

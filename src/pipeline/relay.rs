@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::broker::{Link, PublishError};
 use crate::crash::{self, Point};
+use crate::model::ids::TenantId;
 use crate::model::time::Stopwatch;
 use crate::mutation::{self, Defect};
 
@@ -39,7 +40,7 @@ pub(super) enum ToRelay {
 }
 
 /// Whose rows wait in one line: a tenant's, or all dead letters.
-type Flow = Option<String>;
+type Flow = Option<TenantId>;
 
 /// The rows that wait, and which keys are under way. Tenants take turns, a message each: what one has waiting by the
 /// thousand is no more in the way of another's than a single message.
@@ -50,7 +51,7 @@ struct Queue {
     /// Lines with something in them, the next to be served first.
     round: VecDeque<Flow>,
     /// Per key under way, what waits behind it.
-    behind: HashMap<String, VecDeque<Numbered>>,
+    behind: HashMap<Arc<str>, VecDeque<Numbered>>,
 }
 
 /// A row in a line.
@@ -71,9 +72,9 @@ impl Queue {
 
     fn line_of(&mut self, key: Option<&str>) -> &mut VecDeque<Waiting> {
         // <tenant>:<subject>
-        let flow = key.filter(|_| !self.one_line).and_then(|key| Some(key.split_once(':')?.0.to_owned()));
-        self.lines.entry(flow).or_insert_with_key(|flow| {
-            self.round.push_back(flow.clone());
+        let flow = key.filter(|_| !self.one_line).and_then(|key| key.split_once(':')?.0.parse().ok());
+        self.lines.entry(flow).or_insert_with(|| {
+            self.round.push_back(flow);
             VecDeque::new()
         })
     }
@@ -95,7 +96,7 @@ impl Queue {
     }
 
     /// A message has arrived: the next of its key is the first of its line.
-    fn done(&mut self, key: Option<&String>) {
+    fn done(&mut self, key: Option<&Arc<str>>) {
         let Some(key) = key else { return };
         match self.behind.get_mut(key).and_then(VecDeque::pop_front) {
             Some(row) => self.line_of(Some(key)).push_front(Waiting { row, may_go: true }),
@@ -105,13 +106,13 @@ impl Queue {
 }
 
 /// Takes the first row of a line of whose key none is under way; those before it go behind theirs.
-fn first_to_go(line: &mut VecDeque<Waiting>, behind: &mut HashMap<String, VecDeque<Numbered>>) -> Option<Numbered> {
+fn first_to_go(line: &mut VecDeque<Waiting>, behind: &mut HashMap<Arc<str>, VecDeque<Numbered>>) -> Option<Numbered> {
     while let Some(Waiting { row, may_go }) = line.pop_front() {
         let Some(key) = row.1.order_key.as_ref().filter(|_| !may_go) else { return Some(row) };
         match behind.get_mut(key) {
             Some(waiting) => waiting.push_back(row),
             None => {
-                behind.insert(key.clone(), VecDeque::new());
+                behind.insert(Arc::clone(key), VecDeque::new());
                 return Some(row);
             }
         }
@@ -168,12 +169,12 @@ pub(super) async fn relay<L: Link>(
 }
 
 /// Publishes one row until it is confirmed; `None` when the link is closed.
-async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): Numbered) -> Option<(u64, Option<String>)> {
+async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): Numbered) -> Option<(u64, Option<Arc<str>>)> {
     let mut pause = FIRST_PAUSE;
     let span = Sending::begin(&row.message);
     let page = row.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
     loop {
-        match link.publish(row.message.clone()).await {
+        match link.publish(Arc::clone(&row.message)).await {
             Ok(()) => {
                 if let Some(page) = page {
                     counters.page.observe(Histogram::micros(page.elapsed()));
@@ -219,14 +220,14 @@ mod tests {
     fn the_log_names_the_type_of_a_message_and_not_the_tenant() {
         let row = |routing_key: &str, key: Option<&str>| {
             let message = Message { routing_key: routing_key.into(), ..Message::default() };
-            OutboxRow { message, order_key: key.map(str::to_owned) }
+            OutboxRow { message: Arc::new(message), order_key: key.map(Arc::from) }
         };
         assert_eq!(kind(&row("incident_report.triaged.5.4", Some("a"))), "incident_report.triaged");
         assert_eq!(kind(&row("remedyd.dead-letters", None)), "dead letter");
     }
 
     fn row(number: u64, key: Option<&str>) -> Numbered {
-        (number, OutboxRow { message: Message::default(), order_key: key.map(str::to_owned) })
+        (number, OutboxRow { message: Arc::default(), order_key: key.map(Arc::from) })
     }
 
     fn queue(one_line: bool, rows: &[(u64, Option<&str>)]) -> Queue {
@@ -243,9 +244,9 @@ mod tests {
     fn one_of_a_key_is_under_way_and_the_next_is_the_first_to_go() {
         let mut queue = queue(true, &[(1, Some("5.4:a")), (2, Some("5.4:a")), (3, Some("5.4:b")), (4, Some("5.4:a")), (5, None)]);
         assert_eq!(numbers(&mut queue), [1, 3, 5]);
-        queue.done(Some(&"5.4:a".to_owned()));
+        queue.done(Some(&"5.4:a".into()));
         assert_eq!(numbers(&mut queue), [2]);
-        queue.done(Some(&"5.4:a".to_owned()));
+        queue.done(Some(&"5.4:a".into()));
         assert_eq!(numbers(&mut queue), [4]);
     }
 
@@ -262,7 +263,7 @@ mod tests {
         let mut queue = queue(false, &[(1, Some("5.4:a")), (2, Some("5.4:a"))]);
         assert_eq!(numbers(&mut queue), [1]);
         queue.push(row(3, Some("6.4:a")));
-        queue.done(Some(&"5.4:a".to_owned()));
+        queue.done(Some(&"5.4:a".into()));
         assert_eq!(numbers(&mut queue), [3, 2]);
     }
 }

@@ -1,5 +1,8 @@
 //! Rows: the stored forms of the pipeline's own records, and how each is framed. Never here: a decision.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{HeaderValue, Message};
@@ -43,43 +46,43 @@ impl InboxRow {
 
 /// A message with everything that a re-publication must repeat to the byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct MessageHead {
-    exchange: String,
-    routing_key: String,
-    content_type: Option<String>,
-    message_id: Option<String>,
-    app_id: Option<String>,
+struct MessageHead<'a> {
+    exchange: Cow<'a, str>,
+    routing_key: Cow<'a, str>,
+    content_type: Option<Cow<'a, str>>,
+    message_id: Option<Cow<'a, str>>,
+    app_id: Option<Cow<'a, str>>,
     timestamp: Option<u64>,
-    headers: Vec<(String, StoredHeader)>,
+    headers: Vec<(Cow<'a, str>, StoredHeader<'a>)>,
     /// What the order is kept within; none for dead letters.
-    order_key: Option<String>,
+    order_key: Option<Cow<'a, str>>,
     body_crc: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum StoredHeader {
+enum StoredHeader<'a> {
     Bool(bool),
     Integer(i64),
-    Text(String),
+    Text(Cow<'a, str>),
 }
 
 /// `o/…`: a message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
-    pub message: Message,
+    pub message: Arc<Message>,
     /// Messages of one key are published one after the other (`<tenant>:<subject>`).
-    pub order_key: Option<String>,
+    pub order_key: Option<Arc<str>>,
 }
 
 impl OutboxRow {
     pub fn encode(&self) -> Vec<u8> {
-        frame(&self.message, self.order_key.clone())
+        frame(&self.message, self.order_key.as_deref())
     }
 
     pub fn decode(key: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
         let (message, order_key) = unframe(key, bytes)?;
-        Ok(Self { message, order_key })
+        Ok(Self { message: Arc::new(message), order_key: order_key.map(Arc::from) })
     }
 }
 
@@ -133,21 +136,24 @@ fn header_text(value: &HeaderValue) -> String {
 }
 
 /// Layout: u32 length of the head, the head as a record, the body.
-fn frame(message: &Message, order_key: Option<String>) -> Vec<u8> {
-    let stored = |value: &HeaderValue| match value {
-        HeaderValue::Text(text) | HeaderValue::Other(text) => StoredHeader::Text(text.clone()),
-        HeaderValue::Integer(number) => StoredHeader::Integer(*number),
-        HeaderValue::Bool(flag) => StoredHeader::Bool(*flag),
-    };
+fn frame(message: &Message, order_key: Option<&str>) -> Vec<u8> {
+    fn stored((name, value): &(String, HeaderValue)) -> (Cow<'_, str>, StoredHeader<'_>) {
+        let value = match value {
+            HeaderValue::Text(text) | HeaderValue::Other(text) => StoredHeader::Text(text.into()),
+            HeaderValue::Integer(number) => StoredHeader::Integer(*number),
+            HeaderValue::Bool(flag) => StoredHeader::Bool(*flag),
+        };
+        (name.into(), value)
+    }
     let head = record::encode(&MessageHead {
-        exchange: message.exchange.clone(),
-        routing_key: message.routing_key.clone(),
-        content_type: message.content_type.clone(),
-        message_id: message.message_id.clone(),
-        app_id: message.app_id.clone(),
+        exchange: (&message.exchange).into(),
+        routing_key: (&message.routing_key).into(),
+        content_type: message.content_type.as_deref().map(Cow::Borrowed),
+        message_id: message.message_id.as_deref().map(Cow::Borrowed),
+        app_id: message.app_id.as_deref().map(Cow::Borrowed),
         timestamp: message.timestamp,
-        headers: message.headers.iter().map(|(name, value)| (name.clone(), stored(value))).collect(),
-        order_key,
+        headers: message.headers.iter().map(stored).collect(),
+        order_key: order_key.map(Cow::Borrowed),
         body_crc: crc32fast::hash(&message.body),
     });
     let mut bytes = Vec::with_capacity(4 + head.len() + message.body.len());
@@ -160,27 +166,27 @@ fn frame(message: &Message, order_key: Option<String>) -> Vec<u8> {
 fn unframe(key: &[u8], bytes: &[u8]) -> Result<(Message, Option<String>), StoreError> {
     let split = bytes.split_first_chunk::<4>().and_then(|(length, rest)| rest.split_at_checked(u32::from_be_bytes(*length) as usize));
     let (head, body) = split.ok_or_else(|| damaged(key, "shorter than its head says"))?;
-    let head: MessageHead = record::decode(key, head)?;
+    let head: MessageHead<'_> = record::decode(key, head)?;
     if crc32fast::hash(body) != head.body_crc {
         return Err(damaged(key, "the checksum of the body does not match"));
     }
     let restored = |value| match value {
-        StoredHeader::Text(text) => HeaderValue::Text(text),
+        StoredHeader::Text(text) => HeaderValue::Text(text.into_owned()),
         StoredHeader::Integer(number) => HeaderValue::Integer(number),
         StoredHeader::Bool(flag) => HeaderValue::Bool(flag),
     };
     let message = Message {
-        exchange: head.exchange,
-        routing_key: head.routing_key,
-        content_type: head.content_type,
-        message_id: head.message_id,
-        app_id: head.app_id,
+        exchange: head.exchange.into_owned(),
+        routing_key: head.routing_key.into_owned(),
+        content_type: head.content_type.map(Cow::into_owned),
+        message_id: head.message_id.map(Cow::into_owned),
+        app_id: head.app_id.map(Cow::into_owned),
         user_id: None,
         timestamp: head.timestamp,
-        headers: head.headers.into_iter().map(|(name, value)| (name, restored(value))).collect(),
+        headers: head.headers.into_iter().map(|(name, value)| (name.into_owned(), restored(value))).collect(),
         body: body.to_vec(),
     };
-    Ok((message, head.order_key))
+    Ok((message, head.order_key.map(Cow::into_owned)))
 }
 
 fn damaged(key: &[u8], what: &str) -> StoreError {

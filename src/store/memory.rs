@@ -199,7 +199,7 @@ impl Store for MemoryStore {
             return Err(state.fail(io_error("injected")));
         }
         if state.hold {
-            state.pending = batch.writes.iter().map(|(key, value)| (key.clone(), value.as_deref().map(Arc::from))).collect();
+            state.pending = batch.writes.iter().map(|(key, value)| (key.to_vec(), value.as_deref().map(Arc::from))).collect();
         }
         while state.hold && !state.power_cut {
             state.held = true;
@@ -238,8 +238,8 @@ fn apply(batch: &Batch, disk: &mut Durable) {
     disk.archive.extend_from_slice(&batch.archive);
     for (key, value) in &batch.writes {
         match value {
-            Some(value) => disk.rows.insert(key.clone(), Arc::from(value.as_slice())),
-            None => disk.rows.remove(key),
+            Some(value) => disk.rows.insert(key.to_vec(), Arc::from(value.as_ref())),
+            None => disk.rows.remove(key.as_ref()),
         };
     }
 }

@@ -28,6 +28,8 @@ pub mod transfer;
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
+
 /// The largest value a store must take: an inbound message of the largest size the broker passes on
 /// (16 MiB, the limit of RabbitMQ 4) is kept whole when it is dead-lettered.
 pub const MAX_VALUE_BYTES: usize = 17 * 1024 * 1024;
@@ -37,19 +39,19 @@ pub const MAX_KEY_BYTES: usize = 512;
 /// One atomic set of writes. A later write to a key replaces an earlier one of the same batch.
 #[derive(Debug, Default, Clone)]
 pub struct Batch {
-    /// `None` removes the key (which need not be there).
-    pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// `None` removes the key (which need not be there). Shared, not copied, with whoever keeps them.
+    pub writes: Vec<(Bytes, Option<Bytes>)>,
     /// Lines (without their ends) for the archive: what leaves the map for good.
     pub archive: Vec<Vec<u8>>,
 }
 
 impl Batch {
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.writes.push((key, Some(value)));
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.writes.push((key.into(), Some(value.into())));
     }
 
-    pub fn remove(&mut self, key: Vec<u8>) {
-        self.writes.push((key, None));
+    pub fn remove(&mut self, key: impl Into<Bytes>) {
+        self.writes.push((key.into(), None));
     }
 
     pub fn is_empty(&self) -> bool {

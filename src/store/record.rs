@@ -11,6 +11,8 @@
 //! Must never: guess at a record it cannot read, fall back to a default, or put any of a record's
 //! content into an error (errors are logged; records hold customer data).
 
+use std::cell::RefCell;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,22 +22,35 @@ use super::StoreError;
 pub const RECORD_VERSION: u8 = 1;
 /// Version byte and checksum.
 const HEADER_BYTES: usize = 5;
+/// What is kept of the buffer that records are written into: more than an ordinary one has.
+const SCRATCH_BYTES: usize = 64 * 1024;
 /// How much of a key an error shows. Ours stay below 200 bytes.
 const SHOWN_KEY_BYTES: usize = 200;
+
+thread_local! {
+    /// Where records are written before their length is known.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The stored form of `record`.
 ///
 /// # Panics
 /// When `T` has no JSON form (a map whose keys are not strings): a defect of the type, not of its
 /// content, which the golden test every stored type has would show.
-pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER_BYTES];
-    #[expect(clippy::expect_used, reason = "our own types; one without a JSON form is a defect that no input can cause")]
-    serde_json::to_writer(&mut bytes, record).expect("a stored type has a JSON form");
-    let crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
-    bytes[0] = RECORD_VERSION;
-    bytes[1..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-    bytes
+pub fn encode<T: Serialize + ?Sized>(record: &T) -> Vec<u8> {
+    SCRATCH.with_borrow_mut(|bytes| {
+        bytes.clear();
+        bytes.extend_from_slice(&[0; HEADER_BYTES]);
+        #[expect(clippy::expect_used, reason = "our own types; one without a JSON form is a defect that no input can cause")]
+        serde_json::to_writer(&mut *bytes, record).expect("a stored type has a JSON form");
+        let crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
+        bytes[0] = RECORD_VERSION;
+        bytes[1..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        // as long as it is, and no longer: it is kept for a while
+        let record = bytes.to_vec();
+        bytes.shrink_to(SCRATCH_BYTES);
+        record
+    })
 }
 
 /// Reads what [`encode`] wrote. `key` is only named in errors.

@@ -27,6 +27,8 @@ use crate::model::time::Timestamp;
 
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 pub const SOURCE: &str = "remedyd";
+/// Most events are shorter.
+const ORDINARY_BYTES: usize = 1024;
 
 /// What the relay publishes and the outbox keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +69,10 @@ pub fn encode(tenant: TenantId, notice: &Notice) -> Outbound {
         traceparent: notice.traceparent.as_deref(),
         data: data(notice),
     };
+    let mut body = Vec::with_capacity(ORDINARY_BYTES);
     // proven: every map key is a string and no Serialize of ours fails
     #[expect(clippy::expect_used, reason = "strings, integers and lists of them; no input can make it fail")]
-    let body = serde_json::to_vec(&event).expect("an event of strings and integers is JSON");
+    serde_json::to_writer(&mut body, &event).expect("an event of strings and integers is JSON");
     Outbound {
         routing_key: format!("{}.{tenantid}", notice.body.name()),
         message_id,

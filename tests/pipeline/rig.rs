@@ -96,7 +96,7 @@ impl Rig {
     /// Starts a process on the disk.
     pub fn start(&self) -> Run {
         let inner = MemoryStore::open(&self.disk).unwrap();
-        let found = inner.scan(b"", b"", usize::MAX).unwrap().into_iter().map(|(key, value)| (key, Some(value)));
+        let found = inner.scan(b"", b"", usize::MAX).unwrap().into_iter().map(|(key, value)| (key.into(), Some(value.into())));
         self.journal.lock().unwrap().push(Seen::Found(Batch { writes: found.collect(), ..Batch::default() }));
         let store = Arc::new(Witness { inner, journal: Arc::clone(&self.journal) });
         self.stores.lock().unwrap().push(Arc::downgrade(&store));
@@ -215,7 +215,7 @@ impl Rig {
                             inbox.insert(key);
                         }
                         if let (true, Some(value)) = (key.starts_with(keys::OUTBOX), value) {
-                            outbox.push(OutboxRow::decode(key, value).unwrap().message);
+                            outbox.push(Message::clone(&OutboxRow::decode(key, value).unwrap().message));
                         }
                     }
                 }
@@ -364,8 +364,9 @@ impl Link for WatchedLink {
         self.inner.settle(token, how);
     }
 
-    async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        self.journal.lock().unwrap().push(Seen::Published(message.clone()));
+    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+        let message = message.into();
+        self.journal.lock().unwrap().push(Seen::Published(Message::clone(&message)));
         self.inner.publish(message).await
     }
 

@@ -59,8 +59,8 @@ impl Content {
         let mut rows = BTreeMap::new();
         for (key, value) in (1..=count).flat_map(|number| self.batch(number).writes) {
             match value {
-                Some(value) => rows.insert(key, value),
-                None => rows.remove(&key),
+                Some(value) => rows.insert(key.to_vec(), value.to_vec()),
+                None => rows.remove(key.as_ref()),
             };
         }
         rows

@@ -129,8 +129,8 @@ impl Store for BareSled {
         let mut out = sled::Batch::default();
         for (key, value) in &batch.writes {
             match value {
-                Some(value) => out.insert(key.as_slice(), value.as_slice()),
-                None => out.remove(key.as_slice()),
+                Some(value) => out.insert(key.as_ref(), value.as_ref()),
+                None => out.remove(key.as_ref()),
             }
         }
         self.0.apply_batch(out).map_err(sled_error)?;

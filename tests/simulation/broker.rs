@@ -215,8 +215,8 @@ impl Link for ModelLink {
         state.changed.notify_waiters();
     }
 
-    async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        let life = self.life;
+    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+        let (life, message) = (self.life, message.into());
         let sent = self.scene.wait(|state| {
             if state.life != life {
                 return Look::Is(None);

@@ -165,8 +165,8 @@ fn over() -> StoreError {
 pub fn apply(batch: &Batch, rows: &mut Rows) {
     for (key, value) in &batch.writes {
         match value {
-            Some(value) => rows.insert(key.clone(), value.clone()),
-            None => rows.remove(key),
+            Some(value) => rows.insert(key.to_vec(), value.to_vec()),
+            None => rows.remove(key.as_ref()),
         };
     }
 }

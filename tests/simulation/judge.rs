@@ -100,7 +100,7 @@ impl Judge {
     /// A batch has reached the durable half. Gives lines for the trace.
     pub fn durable(&mut self, batch: &Batch, ms: u64) -> Vec<String> {
         self.batches += 1;
-        let before: Rows = batch.writes.iter().filter_map(|(key, _)| Some((key.clone(), self.rows.get(key)?.clone()))).collect();
+        let before: Rows = batch.writes.iter().filter_map(|(key, _)| Some((key.to_vec(), self.rows.get(key.as_ref())?.clone()))).collect();
         apply(batch, &mut self.rows);
         let mut told = BTreeMap::new();
         let (mut taken, mut left_parking, mut parked, mut died) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -119,14 +119,17 @@ impl Judge {
                     None => self.outbox_removed(number),
                 }
             } else if key.starts_with(keys::INBOX) && value.is_some() {
-                if before.contains_key(key) {
-                    self.violation(format!("10: decided again: {:?}", self.by_key.get(key).map(|numbers| &self.sent[numbers[0]].id)));
+                if before.contains_key(key.as_ref()) {
+                    self.violation(format!(
+                        "10: decided again: {:?}",
+                        self.by_key.get(key.as_ref()).map(|numbers| &self.sent[numbers[0]].id)
+                    ));
                 }
                 taken.extend(self.of_inbox_row(key));
             } else if key.starts_with(keys::PARKED) {
                 let (row, to) = match value {
-                    Some(value) => (Some(value), &mut parked),
-                    None => (before.get(key), &mut BTreeSet::new()),
+                    Some(value) => (Some(value.as_ref()), &mut parked),
+                    None => (before.get(key.as_ref()).map(Vec::as_slice), &mut BTreeSet::new()),
                 };
                 let number = row.and_then(|row| ParkedRow::decode(key, row).ok()).and_then(|row| self.by_body.get(&row.message.body));
                 if let Some(number) = number {
@@ -225,8 +228,9 @@ impl Judge {
         if !row.message.exchange.is_empty() && self.ever.contains_key(&identity) {
             self.violation(format!("2: {:?} is put out twice", identity.0));
         }
-        self.ever.insert(identity, row.message.clone());
-        Some(row.message)
+        let message = Message::clone(&row.message);
+        self.ever.insert(identity, message.clone());
+        Some(message)
     }
 
     fn outbox_removed(&mut self, number: u64) {

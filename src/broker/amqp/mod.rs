@@ -112,12 +112,12 @@ impl Link for AmqpLink {
         }
     }
 
-    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
         if self.closing.is_cancelled() {
             return Err(PublishError::Closed);
         }
         let (answer, verdict) = oneshot::channel();
-        let job = Job { message, answer };
+        let job = Job { message: message.into(), answer };
         // Turns are given in the order of asking. Unconstrained, because a task that asks for many at once would
         // otherwise run out of its budget at the 128th, which would then be put off behind all the others.
         let asking = tokio::task::unconstrained(self.jobs.send(job));

@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, Event, PublisherConfirm};
+use lapin::{Channel, Confirmation, Event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ const TURN: usize = 64;
 
 /// A message and who waits for its end.
 pub struct Job {
-    pub message: Message,
+    pub message: Arc<Message>,
     pub answer: oneshot::Sender<Result<(), PublishError>>,
 }
 
@@ -153,7 +153,6 @@ impl Publishing {
     }
 }
 
-type Written = (u64, lapin::Result<PublisherConfirm>);
 type Confirmed = (u64, lapin::Result<Confirmation>);
 
 /// What is in flight on one channel.
@@ -162,10 +161,8 @@ struct Window {
     /// Counts messages, in the order in which they were handed to the channel.
     next: u64,
     flights: BTreeMap<u64, Flight>,
-    /// Waiting for the socket.
-    writes: FuturesUnordered<BoxFuture<'static, Written>>,
-    /// Waiting for the broker.
-    confirms: FuturesUnordered<BoxFuture<'static, Confirmed>>,
+    /// Waiting for the socket, and then for the broker.
+    publications: FuturesUnordered<BoxFuture<'static, Confirmed>>,
 }
 
 struct Flight {
@@ -178,7 +175,7 @@ struct Flight {
 
 impl Window {
     fn new(channel: Channel) -> Self {
-        Self { channel, next: 0, flights: BTreeMap::new(), writes: FuturesUnordered::new(), confirms: FuturesUnordered::new() }
+        Self { channel, next: 0, flights: BTreeMap::new(), publications: FuturesUnordered::new() }
     }
 
     fn len(&self) -> usize {
@@ -217,41 +214,24 @@ impl Window {
         };
         let number = self.next;
         self.next += 1;
-        let message = Arc::new(message);
-        let mut write = publication(self.channel.clone(), number, outgoing, message.clone());
+        let mut publication = publication(self.channel.clone(), number, outgoing, Arc::clone(&message));
         let flight = Flight { message, answer, started: Instant::now(), returned: None };
         self.flights.insert(number, flight);
         // The first poll queues the frames: one after the other here, so that their order is ours.
-        match std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx))).await {
-            std::task::Poll::Ready(written) => self.writes.push(std::future::ready(written).boxed()),
-            std::task::Poll::Pending => self.writes.push(write),
+        match std::future::poll_fn(|cx| std::task::Poll::Ready(publication.as_mut().poll(cx))).await {
+            std::task::Poll::Ready(confirmed) => self.publications.push(std::future::ready(confirmed).boxed()),
+            std::task::Poll::Pending => self.publications.push(publication),
         }
     }
 
-    /// Waits until something has been written or confirmed, and takes all that has.
+    /// Waits until something has been confirmed, and takes all that has.
     async fn progress(&mut self) -> Result<(), AmqpError> {
-        let mut ready = Vec::new();
-        tokio::select! {
-            Some(written) = self.writes.next() => self.written(written)?,
-            Some(confirmed) = self.confirms.next() => ready.push(confirmed),
-            else => return Err(AmqpError::Broken("a publication went missing".to_owned())),
+        let first = self.publications.next().await;
+        let mut ready = vec![first.ok_or_else(|| AmqpError::Broken("a publication went missing".to_owned()))?];
+        while let Some(Some(confirmed)) = self.publications.next().now_or_never() {
+            ready.push(confirmed);
         }
-        loop {
-            if let Some(Some(written)) = self.writes.next().now_or_never() {
-                self.written(written)?;
-            } else if let Some(Some(confirmed)) = self.confirms.next().now_or_never() {
-                ready.push(confirmed);
-            } else {
-                return self.judge(ready);
-            }
-        }
-    }
-
-    fn written(&mut self, (number, written): Written) -> Result<(), AmqpError> {
-        let confirm = written.map_err(failed)?;
-        crash::point(Point::Published);
-        self.confirms.push(async move { (number, confirm.await) }.boxed());
-        Ok(())
+        self.judge(ready)
     }
 
     fn judge(&mut self, ready: Vec<Confirmed>) -> Result<(), AmqpError> {
@@ -317,12 +297,20 @@ impl Flight {
     }
 }
 
-fn publication(channel: Channel, number: u64, outgoing: Outgoing, message: Arc<Message>) -> BoxFuture<'static, Written> {
+fn publication(channel: Channel, number: u64, outgoing: Outgoing, message: Arc<Message>) -> BoxFuture<'static, Confirmed> {
     async move {
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let Outgoing { exchange, routing_key, properties } = outgoing;
-        let written = channel.basic_publish(exchange, routing_key, options, &message.body, properties);
-        (number, written.await)
+        let written = channel.basic_publish(exchange, routing_key, options, &message.body, properties).await;
+        drop(message);
+        let confirmed = match written {
+            Ok(confirm) => {
+                crash::point(Point::Published);
+                confirm.await
+            }
+            Err(error) => Err(error),
+        };
+        (number, confirmed)
     }
     .boxed()
 }

@@ -72,9 +72,8 @@ impl Link for MemoryLink {
         self.shared.changed.notify_waiters();
     }
 
-    async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        let index = self.index;
-        let mut unsent = Some(message);
+    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+        let (index, message) = (self.index, message.into());
         let look = |state: &mut State| {
             let link = &state.links[index];
             if link.closed {
@@ -94,8 +93,7 @@ impl Link for MemoryLink {
                 let reason = "312 NO_ROUTE".to_owned();
                 return Some(Outcome::Done(Err(PublishError::Returned(reason))));
             }
-            let message = unsent.take()?;
-            if state.route(message) == 0 {
+            if state.route(Message::clone(&message)) == 0 {
                 let reason = "312 NO_ROUTE".to_owned();
                 return Some(Outcome::Done(Err(PublishError::Returned(reason))));
             }

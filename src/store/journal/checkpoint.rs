@@ -1,9 +1,10 @@
 //! Checkpoints: a frozen overlay goes into sled, on a thread of its own, and its files go.
 //!
-//! In small pieces, so that a reader never waits long for sled. The last says, in the same atomic write, up to which file
-//! sled covers the journal; until it is durable, the journal covers all of them. It does not cover what lay on sled's pages
-//! before, though, and sled gives a segment free when what was in it has moved two segments on: so it is synced on the
-//! way as well, long before it has written as much.
+//! In small pieces, so that a reader never waits long for sled. Rows that the overlay above has anew are left out: the
+//! journal has them in a file that is not removed before they, too, are in sled. The last piece says, in the same atomic
+//! write, up to which file sled covers the journal; until it is durable, the journal covers all of them. It does not cover
+//! what lay on sled's pages before, though, and sled gives a segment free when what was in it has moved two segments on:
+//! so it is synced on the way as well, long before it has written as much.
 //!
 //! Must never: remove a file before it is covered; let sled write two segments without a sync.
 
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::overlay::Layer;
 use super::{Shared, half_done, log};
@@ -128,25 +131,22 @@ impl Worker {
             self.remove_through(through)?;
         }
         crash::point(Point::CheckpointBegun);
-        let (mut piece, mut pieces, mut bytes) = (Batch::default(), 0, 0);
-        for (key, value) in &frozen.rows {
-            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
-            piece.writes.push((key.clone(), value.as_deref().map(<[u8]>::to_vec)));
-            let sync = bytes >= SYNC_EACH_BYTES;
-            if piece.writes.len() < ROWS_A_PIECE && !sync {
-                continue;
-            }
+        let (mut pieces, mut bytes) = (0, 0);
+        let mut rows = frozen.rows.iter().peekable();
+        let mut piece = self.piece(&mut rows)?;
+        while rows.peek().is_some() {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let piece = std::mem::take(&mut piece);
             pieces += 1;
-            if sync || pieces == SYNC_EACH_PIECES {
+            bytes += bytes_of(&piece);
+            if bytes >= SYNC_EACH_BYTES || pieces == SYNC_EACH_PIECES {
                 self.shared.sled.commit(&piece)?;
                 (pieces, bytes) = (0, 0);
             } else {
                 self.shared.sled.apply(&piece)?;
             }
+            piece = self.piece(&mut rows)?;
         }
         piece.archive.clone_from(&frozen.archive);
         self.shared.sled.commit_covering(&piece, through)?;
@@ -154,6 +154,21 @@ impl Worker {
         self.shared.layers.write().map_err(|_| half_done())?.frozen = None;
         self.shared.failure.check()?;
         self.remove_through(through)
+    }
+
+    /// The next rows that the overlay above has not replaced, as many as make a piece. Whatever that overlay has is durable
+    /// in a newer file.
+    fn piece<'a>(&self, rows: &mut impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>) -> Result<Batch, StoreError> {
+        let layers = self.shared.layers()?;
+        let (mut piece, mut bytes) = (Batch::default(), 0);
+        for (key, value) in rows.filter(|(key, _)| !layers.active.rows.contains_key(*key)) {
+            bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+            piece.writes.push((key.clone(), value.clone()));
+            if piece.writes.len() == ROWS_A_PIECE || bytes >= SYNC_EACH_BYTES {
+                break;
+            }
+        }
+        Ok(piece)
     }
 
     /// On a thread of its own: a disk that hangs would hold this one for ever, and with it whoever waits for its end.
@@ -165,4 +180,8 @@ impl Worker {
         thread::Builder::new().name("store-removal".into()).spawn(remove).map_err(failed("starting the thread that removes files"))?;
         wait_for(&removed, &self.shared.failure)
     }
+}
+
+fn bytes_of(piece: &Batch) -> usize {
+    piece.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum()
 }

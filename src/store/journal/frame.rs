@@ -10,6 +10,8 @@
 //! ```
 //! Numbers are little-endian. Must never: give a batch that is not whole.
 
+use bytes::Bytes;
+
 use crate::store::Batch;
 
 pub(super) const MAGIC: [u8; 4] = *b"rjF1";
@@ -18,7 +20,7 @@ const REMOVED: u32 = u32::MAX;
 
 /// A batch is below 4 GiB by far: the engine bounds its rows, and a value has at most 17 MiB.
 pub(super) fn encode(number: u64, batch: &Batch) -> Vec<u8> {
-    let rows: usize = batch.writes.iter().map(|(key, value)| 6 + key.len() + value.as_ref().map_or(0, Vec::len)).sum();
+    let rows: usize = batch.writes.iter().map(|(key, value)| 6 + key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + 16 + rows);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&[0; 8]);
@@ -60,8 +62,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Batch, usize)> {
     for _ in 0..writes {
         let key = usize::from(u16::from_le_bytes(payload.take(2)?.try_into().ok()?));
         let value = payload.u32()?;
-        let key = payload.take(key)?.to_vec();
-        let value = if value == REMOVED { None } else { Some(payload.take(value as usize)?.to_vec()) };
+        let key = Bytes::copy_from_slice(payload.take(key)?);
+        let value = if value == REMOVED { None } else { Some(Bytes::copy_from_slice(payload.take(value as usize)?)) };
         batch.writes.push((key, value));
     }
     for _ in 0..lines {
@@ -91,9 +93,9 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut batch = Batch::default();
-        batch.put(b"k".to_vec(), b"value".to_vec());
+        batch.put(&b"k"[..], &b"value"[..]);
         batch.put(Vec::new(), Vec::new());
-        batch.remove(b"gone".to_vec());
+        batch.remove(&b"gone"[..]);
         batch.archive.push(b"{}".to_vec());
         encode(7, &batch)
     }
@@ -103,7 +105,8 @@ mod tests {
         let bytes = sample();
         let (number, batch, length) = decode(&bytes).expect("whole");
         assert_eq!((number, length), (7, bytes.len()));
-        let writes = vec![(b"k".to_vec(), Some(b"value".to_vec())), (vec![], Some(vec![])), (b"gone".to_vec(), None)];
+        let row = |key, value: Option<&'static [u8]>| (Bytes::from_static(key), value.map(Bytes::from_static));
+        let writes = vec![row(b"k", Some(b"value")), row(b"", Some(b"")), row(b"gone", None)];
         assert_eq!((batch.writes, batch.archive), (writes, vec![b"{}".to_vec()]));
     }
 

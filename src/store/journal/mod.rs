@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! commit ─▶ journal file, fdatasync ─▶ overlay (memory) ─▶ Ok
-//!                                        │ full: frozen, and the file closed
-//!                                        ▼
+//!                                        │ full: frozen, and the file closed; it rests
+//!                                        ▼ the next one is about full
 //!                                  checkpoint (own thread): sled, fdatasync ─▶ the file is removed
 //! get, scan: overlay, frozen overlay, sled
 //! open:      sled, then the journal files that no checkpoint covers, into the overlay
@@ -11,6 +11,8 @@
 //! ```
 //! What most rows do in their life, an outbox row above all, is to appear and to go again. sled pays for each
 //! step with a write of a page; the journal pays with the bytes, and sled sees what is left after thousands of batches.
+//! A frozen overlay rests until the next one is about full, so that nothing gets to sled that is written again, or removed,
+//! soon after: what the newer overlay has is left out of the older one's checkpoint.
 //!
 //! Must never: return from `commit` before the batch survives a power cut; remove a file whose batches are not all in
 //! sled, durably; start without a file that sled does not cover.
@@ -31,13 +33,15 @@ use crate::mutation::{self, Defect};
 use checkpoint::Checkpoints;
 use log::Log;
 use overlay::{Layer, Layers};
-use snapshot::Held;
+use snapshot::Resting;
 
 pub use snapshot::Snapshot;
 
-/// How much is journalled before a checkpoint is begun: as many bytes of memory at least, twice while one is under way.
-/// The longer, the more rows have gone again by then; the shorter, the less there is to read at a start.
-const CHECKPOINT_BYTES: u64 = 48 * 1024 * 1024;
+/// How much is journalled before the overlay is frozen: [`RESTS_UNTIL`] times as many bytes of memory, and some more while a
+/// checkpoint is under way. The longer, the more rows have gone again by then; the shorter, the less there is to read at a start.
+const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+/// The checkpoint of a frozen overlay is begun when it and the one above have so many times as much.
+const RESTS_UNTIL: u64 = 2;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.
 const WAIT_AT: u64 = 3;
 /// A snapshot is given up at this many times as much: the checkpoint that it puts off has to get on before commits wait.
@@ -60,8 +64,8 @@ struct Lane {
     log: Log,
     /// The number of the last batch.
     number: u64,
-    /// A checkpoint that waits until a snapshot has been read.
-    held: Option<Held>,
+    /// The frozen overlay whose checkpoint has not been begun.
+    resting: Option<Resting>,
     /// A snapshot waits for the checkpoint under way: none is begun behind it.
     awaited: bool,
 }
@@ -106,7 +110,7 @@ impl JournalStore {
         let log = Log::start(dir, recovered, Arc::clone(&failure))?;
         let shared = Arc::new(Shared { layers: RwLock::new(Layers { active, frozen: None }), sled, failure });
         let checkpoints = Checkpoints::start(dir, Arc::clone(&shared), checkpoint_bytes)?;
-        let store = Self { lane: Mutex::new(Lane { checkpoints, log, number, held: None, awaited: false }), shared };
+        let store = Self { lane: Mutex::new(Lane { checkpoints, log, number, resting: None, awaited: false }), shared };
         if much {
             store.checkpoint()?;
         }
@@ -157,49 +161,49 @@ impl Lane {
         let number = self.number + 1;
         self.log.append(frame::encode(number, batch), number)?;
         self.number = number;
-        let bytes = {
+        let mut bytes = {
             let mut layers = shared.layers.write().map_err(|_| half_done())?;
             layers.active.apply(batch);
             layers.active.bytes
         };
         self.checkpoints.look(shared)?;
-        let times = |times: u64| self.checkpoints.bytes.saturating_mul(times);
-        let (much, too_much) = (bytes >= times(GIVE_UP_AT), bytes >= times(WAIT_AT));
-        match &self.held {
-            Some(held) if held.is_read() && !much => return Ok(()),
-            Some(_) => self.begin_held(),
-            None => {}
-        }
-        if bytes < self.checkpoints.bytes || (self.awaited && !much) {
-            return Ok(());
-        }
-        if self.checkpoints.is_busy() {
-            if !too_much {
-                return Ok(());
-            }
+        let each = self.checkpoints.bytes;
+        let times = |times: u64| each.saturating_mul(times);
+        let (full, much, too_much) = (bytes >= times(1), bytes >= times(GIVE_UP_AT), bytes >= times(WAIT_AT));
+        let may_freeze = self.resting.is_none() && full && (!self.awaited || much);
+        if may_freeze && (!self.checkpoints.is_busy() || too_much) {
             self.checkpoints.wait(shared)?;
+            let (frozen, through) = self.freeze(shared)?;
+            self.resting = Some(Resting::unread(frozen, through));
+            bytes = 0;
         }
-        self.begin_checkpoint(shared)
+        if let Some(resting) = &self.resting
+            && bytes + resting.frozen.bytes >= times(RESTS_UNTIL)
+            && (!resting.is_read() || much)
+        {
+            self.begin_resting();
+        }
+        Ok(())
     }
 
-    /// Freezes the overlay, with the files that hold it.
+    /// Freezes the overlay, with the files that hold it, and has it brought into sled at once.
     fn begin_checkpoint(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        self.begin_held();
+        self.begin_resting();
         self.checkpoints.wait(shared)?;
         let (frozen, through) = self.freeze(shared)?;
         self.checkpoints.begin(frozen, through);
         Ok(())
     }
 
-    /// Begins the checkpoint that has waited for a snapshot, if there is one; who still reads that is told that it is over.
-    fn begin_held(&mut self) {
-        if let Some(held) = self.held.take() {
-            held.give_up();
-            self.checkpoints.begin(held.frozen, held.through);
+    /// Begins the checkpoint of the overlay that rests, if there is one; who still reads that is told that it is over.
+    fn begin_resting(&mut self) {
+        if let Some(resting) = self.resting.take() {
+            resting.give_up();
+            self.checkpoints.begin(resting.frozen, resting.through);
         }
     }
 
-    /// The overlay so far and the newest file that is in it. There must be no frozen one.
+    /// The overlay so far and the newest file that is in it. There must be no frozen one, resting or on its way.
     fn freeze(&mut self, shared: &Shared) -> Result<(Arc<Layer>, u64), StoreError> {
         let through = self.log.rotate()?;
         let frozen = shared.layers.write().map_err(|_| half_done())?.freeze();
@@ -228,5 +232,32 @@ impl Store for JournalStore {
             return Ok(());
         }
         lane.commit(&self.shared, batch).map_err(|error| self.shared.failure.note(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_gone_soon_never_gets_to_sled() {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = JournalStore::open_with(dir.path(), SledSettings::default(), 8_000).expect("open");
+        let in_sled = |prefix: &[u8]| store.shared.sled.scan(prefix, b"", usize::MAX).expect("scan").len();
+        for n in 0..400_u32 {
+            let mut batch = Batch::default();
+            batch.put(format!("i/{n:04}"), vec![b'x'; 20]);
+            batch.put(format!("o/{n:04}"), vec![b'x'; 200]);
+            batch.put("s/1", n.to_be_bytes().to_vec());
+            batch.remove(format!("o/{:04}", n.wrapping_sub(10)));
+            store.commit(&batch).expect("commit");
+            assert_eq!((in_sled(b"o/"), in_sled(b"s/")), (0, 0), "after batch {n}");
+        }
+        // what stays does
+        assert!(in_sled(b"i/") > 100, "{}", in_sled(b"i/"));
+        drop(store);
+        let store = JournalStore::open_with(dir.path(), SledSettings::default(), 8_000).expect("open");
+        let rows = |prefix: &[u8]| store.scan(prefix, b"", usize::MAX).expect("scan").len();
+        assert_eq!((rows(b"i/"), rows(b"o/"), rows(b"s/")), (400, 10, 1));
     }
 }

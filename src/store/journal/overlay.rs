@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
 use std::iter::Peekable;
+use std::ops::Bound;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::store::{Batch, Row, StoreError};
 
 /// By key the newest value; `None` is removed.
-type Rows = BTreeMap<Vec<u8>, Option<Arc<[u8]>>>;
+type Rows = BTreeMap<Bytes, Option<Bytes>>;
 
 /// Of a layer's rows those from some key on.
-type Within<'a> = Peekable<Range<'a, Vec<u8>, Option<Arc<[u8]>>>>;
+type Within<'a> = Peekable<Range<'a, Bytes, Option<Bytes>>>;
 
 /// The sum of some batches.
 #[derive(Default)]
@@ -25,21 +28,15 @@ pub(super) struct Layer {
 impl Layer {
     pub fn apply(&mut self, batch: &Batch) {
         for (key, value) in &batch.writes {
-            self.bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
-            let value = value.as_deref().map(Arc::from);
-            match self.rows.get_mut(key) {
-                Some(there) => *there = value,
-                None => {
-                    self.rows.insert(key.clone(), value);
-                }
-            }
+            self.bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
+            self.rows.insert(key.clone(), value.clone());
         }
         self.bytes += batch.archive.iter().map(|line| line.len() as u64).sum::<u64>();
         self.archive.extend_from_slice(&batch.archive);
     }
 
     fn within<'a>(&'a self, from: &[u8]) -> Within<'a> {
-        self.rows.range(from.to_vec()..).peekable()
+        self.rows.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).peekable()
     }
 }
 
@@ -83,14 +80,15 @@ impl Layers {
             let known_until = page.last().filter(|_| page.len() == limit).map(|(key, _)| key.clone());
             let mut page = page.into_iter().peekable();
             while found.len() < limit {
-                let above = [active.peek(), frozen.peek()].into_iter().flatten().map(|(key, _)| *key).min();
-                let above = above.filter(|key| key.starts_with(prefix) && known_until.as_ref().is_none_or(|until| *key <= until));
+                let above = [active.peek(), frozen.peek()].into_iter().flatten().map(|(key, _)| key.as_ref()).min();
+                let above =
+                    above.filter(|key| key.starts_with(prefix) && known_until.as_ref().is_none_or(|until| *key <= until.as_slice()));
                 match (page.peek(), above) {
                     (None, None) => break,
                     (Some(_), None) => found.extend(page.next()),
-                    (Some((key, _)), Some(above)) if key < above => found.extend(page.next()),
+                    (Some((key, _)), Some(above)) if key.as_slice() < above => found.extend(page.next()),
                     (_, Some(above)) => {
-                        let above = above.clone();
+                        let above = above.to_vec();
                         let _replaced = page.next_if(|(key, _)| *key == above);
                         let older = frozen.next_if(|(key, _)| **key == above);
                         let newest = active.next_if(|(key, _)| **key == above).or(older);
@@ -116,7 +114,8 @@ mod tests {
     use crate::store::memory::MemoryStore;
 
     fn batch(writes: &[(&str, Option<&str>)]) -> Batch {
-        let write = |(key, value): &(&str, Option<&str>)| (key.as_bytes().to_vec(), value.map(|value| value.as_bytes().to_vec()));
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let write = |(key, value): &(&str, Option<&str>)| (bytes(key), value.map(bytes));
         Batch { writes: writes.iter().map(write).collect(), ..Batch::default() }
     }
 

@@ -1,9 +1,9 @@
 //! A snapshot: everything that was committed up to one moment, read row by row while the service goes on committing.
 //!
 //! ```text
-//! snapshot ─▶ no checkpoint under way ─▶ journal file closed, overlay frozen ─▶ commits go on, into a new overlay
+//! snapshot ─▶ no frozen overlay left ─▶ journal file closed, overlay frozen ─▶ commits go on, into a new overlay
 //! reading:     frozen overlay over sled, which nothing writes while the frozen overlay waits
-//! dropped:     the next commit begins the checkpoint that has waited
+//! dropped:     the frozen overlay rests as any other would
 //! ```
 //! sled has no snapshots of its own, and needs none here: it changes in checkpoints only, and the one that would change
 //! it next is put off. That costs memory, the overlay of what is committed meanwhile; before it gets so large that commits
@@ -38,15 +38,21 @@ struct Hold {
     given_up: AtomicBool,
 }
 
-/// A checkpoint that waits for a snapshot.
-pub(super) struct Held {
+/// A frozen overlay whose checkpoint waits: for the next overlay to be full, and for a snapshot that reads it.
+pub(super) struct Resting {
+    /// Of the snapshot, if there is one.
     hold: Weak<Hold>,
     pub frozen: Arc<Layer>,
     /// The newest file of the journal that is in it.
     pub through: u64,
 }
 
-impl Held {
+impl Resting {
+    /// Of which there is no snapshot.
+    pub fn unread(frozen: Arc<Layer>, through: u64) -> Self {
+        Self { hold: Weak::new(), frozen, through }
+    }
+
     pub fn is_read(&self) -> bool {
         self.hold.strong_count() > 0
     }
@@ -60,8 +66,8 @@ impl Held {
 }
 
 impl JournalStore {
-    /// Everything that has been committed by now, at the boundary between two batches. Blocks until a checkpoint that is
-    /// under way has ended; commits go on meanwhile.
+    /// Everything that has been committed by now, at the boundary between two batches. Blocks until what is frozen already is
+    /// in sled; commits go on meanwhile.
     ///
     /// # Errors
     /// [`TransferError::Busy`] while there is another one; otherwise as [`crate::store::Store::commit`].
@@ -70,16 +76,16 @@ impl JournalStore {
             {
                 let Ok(mut lane) = self.lane.lock() else { return Err(half_done().into()) };
                 self.shared.failure.check()?;
-                if lane.held.as_ref().is_some_and(Held::is_read) {
+                if lane.resting.as_ref().is_some_and(Resting::is_read) {
                     return Err(TransferError::Busy);
                 }
-                lane.begin_held();
+                lane.begin_resting();
                 lane.checkpoints.look(&self.shared)?;
                 if !lane.checkpoints.is_busy() {
                     lane.awaited = false;
                     let frozen = lane.freeze(&self.shared).map_err(|error| self.shared.failure.note(error))?;
                     let hold = Arc::new(Hold::default());
-                    lane.held = Some(Held { hold: Arc::downgrade(&hold), frozen: Arc::clone(&frozen.0), through: frozen.1 });
+                    lane.resting = Some(Resting { hold: Arc::downgrade(&hold), frozen: Arc::clone(&frozen.0), through: frozen.1 });
                     let layers = Layers { active: Layer::default(), frozen: Some(frozen.0) };
                     return Ok(Snapshot { hold, layers, shared: Arc::clone(&self.shared), commits: lane.number });
                 }

@@ -99,14 +99,14 @@ pub(super) fn lay_out(
     let mut changes = LargeChanges::new();
     for (key, value) in &batch.writes {
         check_limits(key, value.as_deref())?;
-        let before = match changes.get(key) {
+        let before = match changes.get(key.as_ref()) {
             Some(change) => *change,
-            None => known.get(key).copied(),
+            None => known.get(key.as_ref()).copied(),
         };
         let after = value.as_deref().filter(|v| v.len() > CHUNK_BYTES).map(Large::of);
         match (value, after) {
             (None, _) => out.remove(row_key(key)),
-            (Some(value), None) => out.insert(row_key(key), value.as_slice()),
+            (Some(value), None) => out.insert(row_key(key), value.as_ref()),
             (Some(value), Some(large)) => {
                 out.insert(row_key(key), &[] as &[u8]);
                 out.insert(tagged(LARGE, key), large.encode());
@@ -124,7 +124,7 @@ pub(super) fn lay_out(
             }
         }
         if before.is_some() || after.is_some() {
-            changes.insert(key.clone(), after);
+            changes.insert(key.to_vec(), after);
         }
     }
     out.insert(COUNT_KEY, &count.to_be_bytes());
