@@ -25,8 +25,8 @@ use remedyd::machine::{decide, gate, timers};
 use remedyd::model::actor::{Actor, Role};
 use remedyd::model::agent::{FirewallStatus, Holder, Presence, Survey};
 use remedyd::model::ids::{AgentId, IdentityId, RemediationId, ReportId, SubjectKey};
-use remedyd::model::remediation::{ActionName, Cancellation, OutcomeCode, Parameters, Remediation, RemediationType, State};
-use remedyd::model::report::{AttackKind, Foothold, Identity, Phase, Report, ReportStatus, ReportText, Severity};
+use remedyd::model::remediation::{ActionName, Cancellation, OutcomeCode, Remediation, RemediationType, State};
+use remedyd::model::report::{AttackKind, Foothold, Identity, Phase, Report, ReportStatus, Severity};
 use remedyd::model::time::{Span, Timestamp, after, minutes};
 
 #[path = "machine/world.rs"]
@@ -317,7 +317,7 @@ fn items(mask: u8, revision: u64) -> Vec<PlanItem> {
             id: RemediationId((bit as u64 + revision) % 8 + 1),
             kind: *kind,
             action: ActionName::new(*action),
-            parameters: Parameters::None,
+            parameters: Arc::default(),
             simulate: codes.split_whitespace().map(OutcomeCode::new).collect(),
         })
         .collect();
@@ -415,7 +415,8 @@ impl Run {
                         hostname: None,
                         severity: SEVERITIES[severity],
                         attack_kind: AttackKind::Unknown,
-                        text: ReportText::default(),
+                        text: Arc::default(),
+                        body: String::new(),
                         simulated,
                         isolate_host: isolate == 1 && on_host,
                         plan_revision: revision,
@@ -1226,7 +1227,7 @@ fn standing(phase: &str) -> World {
     for (item, id) in plan.iter_mut().zip([1, 2]) {
         item.id = RemediationId(id);
         // the code that the attempt of item 1 ends with, if it comes to one
-        item.simulate = vec![OutcomeCode::new(if phase == "blocked" { "access_denied" } else { "ok" })];
+        item.simulate = [OutcomeCode::new(if phase == "blocked" { "access_denied" } else { "ok" })].into();
     }
     let approve = Op::Approve { report: 1, ahead: 0, only: None, role: 0, back: 0 };
     let survey = Op::Survey { back: 0, boot: None, sees: None, isolated: None };
@@ -1239,7 +1240,8 @@ fn standing(phase: &str) -> World {
             hostname: None,
             severity,
             attack_kind: AttackKind::Unknown,
-            text: ReportText::default(),
+            text: Arc::default(),
+            body: String::new(),
             simulated: false,
             isolate_host: false,
             plan_revision: revision,

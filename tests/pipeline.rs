@@ -20,10 +20,10 @@ use remedyd::model::report::{Report, ReportStatus};
 use remedyd::model::time::after;
 use remedyd::pipeline::reading;
 use remedyd::store::memory::CommitFault;
-use remedyd::store::{Batch, StoreError, keys};
+use remedyd::store::{Batch, Store as _, StoreError, keys};
 use serde_json::json;
 
-use events::{approved, comment, created, created_with, minute, resolution_requested, surveyed, unknown_type};
+use events::{approved, comment, created, created_with, event, minute, resolution_requested, surveyed, unknown_type};
 use rig::{Rig, Run, Seen, until};
 use support::within;
 
@@ -510,7 +510,8 @@ const DAY: i64 = 24 * 60;
 async fn what_is_over_goes_to_the_archive_whole_and_its_id_stays_taken() {
     let rig = Rig::new();
     let run = rig.start();
-    for event in [created(1, 0), approved(1, 1), surveyed(15), surveyed(30), resolution_requested(1, 31)] {
+    let updated = event("updated-1", "incident_report.updated", 2, json!({"incident_report_id": 1, "body": "what is known by now"}));
+    for event in [created(1, 0), approved(1, 1), updated, surveyed(15), surveyed(30), resolution_requested(1, 31)] {
         rig.publish(&event);
         rig.settle(&run).await;
     }
@@ -526,11 +527,14 @@ async fn what_is_over_goes_to_the_archive_whole_and_its_id_stays_taken() {
     rig.publish(&surveyed(31 * DAY));
     rig.settle(&run).await;
     let stub = stored(&run);
-    assert!(stub.archived_at.is_some() && stub.remediations.is_empty() && stub.text.body.is_empty(), "{stub:?}");
+    assert!(stub.archived_at.is_some() && stub.remediations.is_empty() && stub.text.summary.is_empty(), "{stub:?}");
     assert_eq!((stub.status, stub.sequence, stub.closed_at), (whole.status, whole.sequence, whole.closed_at));
     let lines = rig.archive();
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!(lines[0]["key"], "r/5.4/1");
+    let narrative = keys::narrative(rig::tenant(), ReportId(1));
+    assert_eq!(run.store.get(&narrative).unwrap(), None);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!((&lines[0]["key"], &lines[1]["key"]), (&json!("r/5.4/1"), &json!("n/5.4/1")));
+    assert_eq!(lines[1]["row"], "what is known by now");
     // by then its footholds are not looked for any more
     assert_eq!(serde_json::from_value::<Report>(lines[0]["row"].clone()).unwrap(), Report { watched: false, ..whole });
     // the SOC sends the id once more, a person wants it back: neither begins a new one, and the answer is next in sequence

@@ -192,8 +192,8 @@ mod tests {
     use crate::machine::event::{Event, EventKind, NewReport, PlanItem};
     use crate::machine::policy::Policy;
     use crate::model::ids::{AgentId, RemediationId, ReportId, SubjectKey, TenantId};
-    use crate::model::remediation::{ActionName, Parameters, RemediationType};
-    use crate::model::report::{AttackKind, ReportText, Severity};
+    use crate::model::remediation::{ActionName, RemediationType};
+    use crate::model::report::{AttackKind, Severity};
     use crate::model::time::Timestamp;
 
     fn order(action: &str, simulate: &[&str], cursor: u32, attempt: &str) -> AttemptOrder {
@@ -252,8 +252,8 @@ mod tests {
             id: RemediationId(id),
             kind: RemediationType::Assisted,
             action: ActionName::new(action),
-            parameters: Parameters::None,
-            simulate: Vec::new(),
+            parameters: Arc::default(),
+            simulate: Arc::default(),
         };
         let new = NewReport {
             id: ReportId(1),
@@ -263,7 +263,8 @@ mod tests {
             hostname: None,
             severity: Severity::High,
             attack_kind: AttackKind::Unknown,
-            text: ReportText::default(),
+            text: Arc::default(),
+            body: String::new(),
             simulated: false,
             isolate_host: false,
             plan_revision: 1,

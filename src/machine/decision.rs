@@ -1,6 +1,7 @@
 //! What can come of an event. Effects are values; the pipeline carries them out after the commit.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::model::ids::{AgentId, RemediationId, ReportId};
 use crate::model::remediation::{ActionName, OutcomeCode};
@@ -83,7 +84,7 @@ pub struct AttemptOrder {
     pub action: ActionName,
     pub started_at: Timestamp,
     /// For the simulated host.
-    pub simulate: Vec<OutcomeCode>,
+    pub simulate: Arc<[OutcomeCode]>,
     pub simulate_cursor: u32,
     pub cause: String,
     pub traceparent: Option<String>,

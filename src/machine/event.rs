@@ -1,5 +1,7 @@
 //! What can happen: inbound events as the wire has parsed them, and those from inside (timers, outcomes, recovery).
 
+use std::sync::Arc;
+
 use crate::model::actor::Actor;
 use crate::model::agent::Survey;
 use crate::model::ids::{AgentId, RemediationId, ReportId, SubjectKey, TenantId};
@@ -145,6 +147,15 @@ impl EventKind {
         }
     }
 
+    /// The long text that a report has from now on, if the event is applied.
+    pub fn narrative(&self) -> Option<(ReportId, &str)> {
+        match self {
+            EventKind::ReportCreated(new) => Some((new.id, &new.body)),
+            EventKind::ReportUpdated(update) => Some((update.report, update.body.as_deref()?)),
+            _ => None,
+        }
+    }
+
     /// What the event is about, as far as it says so itself.
     pub fn address(&self) -> Address {
         match self {
@@ -203,8 +214,8 @@ pub struct PlanItem {
     pub id: RemediationId,
     pub kind: RemediationType,
     pub action: ActionName,
-    pub parameters: Parameters,
-    pub simulate: Vec<OutcomeCode>,
+    pub parameters: Arc<Parameters>,
+    pub simulate: Arc<[OutcomeCode]>,
 }
 
 /// `incident_report.created`, status `sent`, with a complete plan of unique ids and fingerprints.
@@ -217,7 +228,9 @@ pub struct NewReport {
     pub hostname: Option<String>,
     pub severity: Severity,
     pub attack_kind: AttackKind,
-    pub text: ReportText,
+    pub text: Arc<ReportText>,
+    /// No rule looks at it.
+    pub body: String,
     pub simulated: bool,
     pub isolate_host: bool,
     pub plan_revision: u64,

@@ -1,5 +1,7 @@
 //! The R table: reports.
 
+use std::sync::Arc;
+
 use crate::model::actor::Actor;
 use crate::model::agent::Holder;
 use crate::model::ids::{RemediationId, ReportId};
@@ -365,11 +367,8 @@ pub(super) fn updated(mut draft: Draft<'_>, update: &ReportUpdate) -> Decision {
         if let Some(severity) = update.severity {
             report.severity = severity;
         }
-        for (field, new) in [
-            (&mut report.text.subject, &update.subject),
-            (&mut report.text.summary, &update.summary),
-            (&mut report.text.body, &update.body),
-        ] {
+        let text = Arc::make_mut(&mut report.text);
+        for (field, new) in [(&mut text.subject, &update.subject), (&mut text.summary, &update.summary)] {
             if let Some(new) = new {
                 field.clone_from(new);
             }

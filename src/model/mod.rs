@@ -7,3 +7,13 @@ pub mod organization;
 pub mod remediation;
 pub mod report;
 pub mod time;
+
+/// For fields that a stored row leaves out.
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// As above.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}

@@ -1,11 +1,13 @@
 //! A remediation: one item of a plan, and as a *task* what an agent makes of it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::RemediationId;
 use super::time::Timestamp;
+use super::{is_false, is_zero};
 
 /// The vendor's `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -342,9 +344,11 @@ pub struct Attempt {
     pub survey_at: Timestamp,
     pub lease_until: Timestamp,
     /// The host's boot when it was delivered; a later survey with another one has rebooted (T8).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
     /// Id of the survey's event: the cause of what the outcome publishes.
     pub cause: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
 }
 
@@ -358,45 +362,60 @@ pub struct Remediation {
     pub kind: RemediationType,
     pub action: ActionName,
     #[serde(default)]
-    pub parameters: Parameters,
+    pub parameters: Arc<Parameters>,
 
     pub state: State,
     /// The code behind the state: an outcome, `kept`, `acknowledged`, `lease_passed`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
     pub waived: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     pub verified: bool,
 
     /// When the consent (approval, or the retry request) was given; a survey before it does not run the task (T5).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub approved_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deliver_by: Option<Timestamp>,
     /// Counts approvals and retry requests of the item, from 1; attempts are numbered within one.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u32,
     /// The number of the last attempt of this generation.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub attempt: u32,
     /// Tries within the last attempt.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub tries: u32,
     /// The attempt that has not ended: there while delivered, outcome_unknown or reboot_pending.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub open_attempt: Option<Attempt>,
     /// The survey of the previous attempt, across generations: one survey, at most one attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_attempt_survey: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Timestamp>,
 
     /// When it was completed; a later survey verifies that or shows the contrary (T7, T15).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
     /// How often it came back after it had been completed (T15).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub regressions: u32,
     /// A person asked to cancel it while an agent had it (T19).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub cancel_asked: bool,
 
     /// For the simulated host: one outcome per try; after its end `ok`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub simulate: Vec<OutcomeCode>,
+    #[serde(default, skip_serializing_if = "no_outcomes")]
+    pub simulate: Arc<[OutcomeCode]>,
     /// How many tries the simulated host has played, over the item's whole life.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub simulate_cursor: u32,
+}
+
+fn no_outcomes(codes: &Arc<[OutcomeCode]>) -> bool {
+    codes.is_empty()
 }
 
 impl Remediation {

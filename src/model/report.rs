@@ -1,9 +1,12 @@
 //! The incident report and what it carries.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::actor::Actor;
 use super::ids::{AgentId, RemediationId, ReportId, SubjectKey};
+use super::is_false;
 use super::organization::SlaSettings;
 use super::remediation::Remediation;
 use super::time::Timestamp;
@@ -126,12 +129,12 @@ pub struct Identity {
     pub name: String,
 }
 
-/// The parts of a report that people read: replaced as a whole by `incident_report.updated`, decided upon by no rule.
+/// The short parts of a report that people read, decided upon by no rule. The long one, its `body`, is kept apart: it is
+/// in no decision, and has up to 64 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ReportText {
     pub subject: String,
     pub summary: String,
-    pub body: String,
     pub indicator_types: Vec<String>,
 }
 
@@ -153,20 +156,26 @@ pub struct Sla {
 pub struct Report {
     pub id: ReportId,
     pub subject_key: SubjectKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
     pub platform: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     pub severity: Severity,
     pub status: ReportStatus,
     pub attack_kind: AttackKind,
-    pub text: ReportText,
+    pub text: Arc<ReportText>,
+    #[serde(default, skip_serializing_if = "is_false")]
     pub simulated: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     pub isolate_host: bool,
 
     /// Counts the SOC's issues of the plan, from 1.
     pub plan_revision: u64,
     /// The current plan was rejected and has not been issued again (R7).
+    #[serde(default, skip_serializing_if = "is_false")]
     pub in_revision: bool,
     /// Items of the current plan, and those of old plans (`revision` tells).
     pub remediations: Vec<Remediation>,
@@ -177,30 +186,33 @@ pub struct Report {
     pub sent_at: Timestamp,
     pub updated_at: Timestamp,
     pub status_updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<Timestamp>,
     /// Who or what closed it: `resolved`, or the cause of the row that did.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_by: Option<String>,
 
     /// It could not be said that the threat is gone, only that the host is (`unverified`, R12).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disposition: Option<String>,
     /// Its host was released by force before the report was ready (I6).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub released_early: bool,
     /// Closed upstream while approved tasks went on (R13).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub residual: bool,
     /// It is over, and its footholds are looked for until it cannot be reopened any more (R16).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub watched: bool,
     /// When everything but what stands here was moved to the archive: the window for opening it again was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_at: Option<Timestamp>,
     /// The SLA that is running; none once somebody has acted, while in revision, and for simulated reports.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla: Option<Sla>,
 
     /// The gate has refused a resolution since the phase was last `ready`; who asked last (resolution_unblocked).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_resolution: Option<Actor>,
 
     /// The `sequence` of the last event published about this report.
@@ -213,7 +225,7 @@ impl Report {
         Self {
             identity: None,
             hostname: None,
-            text: ReportText::default(),
+            text: Arc::default(),
             remediations: Vec::new(),
             footholds: Vec::new(),
             refused_resolution: None,

@@ -57,7 +57,7 @@ pub fn urgent<S: Store>(view: &View<S>) -> Result<Vec<Urgent>, StoreError> {
             id,
             open,
             next_try: stored.report.remediations.iter().filter_map(|item| item.next_attempt_at).min(),
-            subject: stored.report.text.subject,
+            subject: stored.report.text.subject.clone(),
             host: stored.report.hostname,
             blocker: first,
             more: blockers.len().saturating_sub(1),

@@ -102,6 +102,11 @@ fn reports<S: Store>(writes: &mut Writes<S>, now: Timestamp) -> Result<bool, Sto
             continue;
         }
         writes.archive(line(&key, &bytes, now)?);
+        let narrative = keys::narrative(tenant, id);
+        if let Some(bytes) = writes.get(&narrative)? {
+            writes.archive(line(&narrative, &bytes, now)?);
+            writes.remove(narrative);
+        }
         writes.put(key, record::encode(&report.stub(now)));
     }
     Ok(full)

@@ -285,6 +285,12 @@ impl<S: Store> Partition<S> {
                 if applied.created {
                     self.count_report(tenant, event.time)?;
                 }
+                match event.kind.narrative() {
+                    Some((_, "")) if applied.created => {}
+                    Some((report, "")) => self.writes.remove(keys::narrative(tenant, report)),
+                    Some((report, text)) => self.writes.put(keys::narrative(tenant, report), record::encode(text)),
+                    None => {}
+                }
                 self.apply(&subject, *applied)?;
                 Ok(Disposition::Applied)
             }

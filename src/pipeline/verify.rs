@@ -36,9 +36,10 @@ pub struct Findings {
 }
 
 /// The kinds of rows, by how their keys begin.
-const KINDS: [(&[u8], &str); 12] = [
+const KINDS: [(&[u8], &str); 13] = [
     (keys::SUBJECTS, "subjects"),
     (keys::REPORTS, "reports"),
+    (keys::NARRATIVES, "narratives"),
     (keys::INBOX, "ids applied"),
     (keys::OUTBOX, "outbox"),
     (keys::TIMERS, "timers"),
@@ -196,6 +197,15 @@ impl<S: Store> Verifying<'_, S> {
                 if home.is_none_or(|home| !home.live_reports.contains(&id)) {
                     this.wrong(key, format_args!("it is live, and its subject {} does not name it", report.subject_key));
                 }
+            }
+            Ok(())
+        })?;
+        self.each(keys::NARRATIVES, |this, key, value| {
+            this.read(record::decode::<String>(key, value));
+            let Some((tenant, id)) = this.key_form(key, keys::narrative_parts(key)) else { return Ok(()) };
+            let report: Option<Report> = this.read(this.at(&keys::report(tenant, id))).flatten();
+            if report.is_none_or(|report| report.archived_at.is_some()) {
+                this.wrong(key, "there is no such report, or it is archived already");
             }
             Ok(())
         })?;

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `s/<tenant>/<subject>` | a subject: its agent, and which of its reports are live |
 //! | `r/<tenant>/<report>` | a report; it names its subject, and so is the index from report to subject |
+//! | `n/<tenant>/<report>` | the narrative of a report, if it has one: its `body`, written when that changes |
 //! | `i/<tenant>/<id hash>` | inbox: an event applied within the dedupe window |
 //! | `o/<n>` | outbox: an event to publish, in order |
 //! | `t/<due>/<tenant>/<subject>` | a subject's timer |
@@ -26,6 +27,7 @@ pub const OPEN_ATTEMPTS: &[u8] = b"x/";
 pub const PARKED: &[u8] = b"p/";
 pub const DEAD_LETTERS: &[u8] = b"d/";
 pub const REPORTS: &[u8] = b"r/";
+pub const NARRATIVES: &[u8] = b"n/";
 pub const SUBJECTS: &[u8] = b"s/";
 pub const INBOX: &[u8] = b"i/";
 pub const ORGANIZATIONS: &[u8] = b"g/";
@@ -39,6 +41,10 @@ pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
 
 pub fn report(tenant: TenantId, report: ReportId) -> Vec<u8> {
     format!("r/{tenant}/{report}").into_bytes()
+}
+
+pub fn narrative(tenant: TenantId, report: ReportId) -> Vec<u8> {
+    format!("n/{tenant}/{report}").into_bytes()
 }
 
 pub fn organization(tenant: TenantId) -> Vec<u8> {
@@ -93,7 +99,16 @@ pub fn reports_of(tenant: TenantId) -> Vec<u8> {
 
 /// Whose report, and which, a report key names.
 pub fn report_parts(key: &[u8]) -> Option<(TenantId, ReportId)> {
-    let (tenant, report) = std::str::from_utf8(key.strip_prefix(REPORTS)?).ok()?.split_once('/')?;
+    tenant_and_report(key.strip_prefix(REPORTS)?)
+}
+
+/// Whose report, and which, a narrative is of.
+pub fn narrative_parts(key: &[u8]) -> Option<(TenantId, ReportId)> {
+    tenant_and_report(key.strip_prefix(NARRATIVES)?)
+}
+
+fn tenant_and_report(text: &[u8]) -> Option<(TenantId, ReportId)> {
+    let (tenant, report) = std::str::from_utf8(text).ok()?.split_once('/')?;
     Some((tenant.parse().ok()?, ReportId(report.parse().ok()?)))
 }
 
@@ -203,6 +218,7 @@ mod tests {
         assert_eq!(audit_parts(&audit(TENANT, due, 3)), Some((TENANT, due)));
         assert_eq!(ended_parts(&ended(due, TENANT, ReportId(9))), Some((due, TENANT, ReportId(9))));
         assert_eq!(report_parts(&report(TENANT, ReportId(9))), Some((TENANT, ReportId(9))));
+        assert_eq!(narrative_parts(&narrative(TENANT, ReportId(9))), Some((TENANT, ReportId(9))));
         assert_eq!(parked_parts(&parked(TENANT, ReportId(1), 2)), Some((TENANT, ReportId(1), 2)));
         assert_eq!(dead_letter_parts(&dead_letter(None, 3)), Some((None, 3)));
         assert_eq!(dead_letter_parts(&dead_letter(Some(TENANT), 3)), Some((Some(TENANT), 3)));

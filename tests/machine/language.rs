@@ -342,7 +342,8 @@ fn new_report(words: &mut Words, time: Timestamp, silent: &mut Vec<(ReportId, Re
         hostname: None,
         severity: severity(&words.word()?)?,
         attack_kind: AttackKind::MalwarePersistence,
-        text: ReportText { subject: format!("report {id}"), ..ReportText::default() },
+        text: ReportText { subject: format!("report {id}"), ..ReportText::default() }.into(),
+        body: String::new(),
         simulated: false,
         isolate_host: false,
         plan_revision: 1,
@@ -427,7 +428,7 @@ fn plan_item(words: &mut Words) -> Answer<PlanItem> {
             simulate.push(OutcomeCode::new(words.word()?));
         }
     }
-    Ok(PlanItem { id, kind, action, parameters, simulate })
+    Ok(PlanItem { id, kind, action, parameters: parameters.into(), simulate: simulate.into() })
 }
 
 fn person(words: &mut Words, actor: Actor) -> Answer<EventKind> {

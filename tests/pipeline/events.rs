@@ -8,7 +8,7 @@ pub fn minute(minute: i64) -> Timestamp {
     after(super::rig::at("2026-11-23T09:00:00Z"), minutes(minute))
 }
 
-fn event(id: &str, kind: &str, at: i64, data: Value) -> Value {
+pub fn event(id: &str, kind: &str, at: i64, data: Value) -> Value {
     json!({
         "specversion": "1.0", "id": id, "source": "test", "type": kind, "time": minute(at).to_string(),
         "tenantid": "5.4", "datacontenttype": "application/json", "data": data,

@@ -84,10 +84,10 @@ fn the_worked_report_arrives_whole() {
     assert_eq!((item.id, item.kind), (RemediationId(2), RemediationType::Assisted));
     assert_eq!((item.action.original(), item.action.listed()), ("Quarantine File", Some(Action::QuarantineFile)));
     let path = Parameter { name: "path".into(), description: "C:\\ProgramData\\sync\\svc.exe".into() };
-    assert_eq!(item.parameters, Parameters::Named(vec![path]));
+    assert_eq!(*item.parameters, Parameters::Named(vec![path]));
     let codes = ["file_in_use", "file_in_use", "file_in_use", "file_in_use", "ok"];
-    assert_eq!(item.simulate, codes.map(OutcomeCode::new));
-    assert_eq!(report.items[2].parameters, Parameters::None);
+    assert_eq!(*item.simulate, codes.map(OutcomeCode::new));
+    assert_eq!(*report.items[2].parameters, Parameters::None);
     assert_eq!(report.footholds[1].id, "fh-2");
     assert_eq!(report.footholds[1].remediation_ids, [RemediationId(2)]);
 }
@@ -101,7 +101,7 @@ fn what_is_left_out_has_its_default() {
     for at in [report.sent_at, report.updated_at, report.status_updated_at] {
         assert_eq!(at.to_string(), "2026-11-23T23:00:00Z");
     }
-    assert_eq!(report.items[0].parameters, Parameters::Text("office.manager@ablemoose.example".into()));
+    assert_eq!(*report.items[0].parameters, Parameters::Text("office.manager@ablemoose.example".into()));
 
     let mut dated = event("soc-1005-1");
     dated["data"]["incident_report"]["created_at"] = "2026-11-23T22:58:00Z".into();

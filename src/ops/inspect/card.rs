@@ -169,7 +169,7 @@ fn isolation(inspected: &Inspected) -> &'static str {
 
 /// What exactly the agent is asked to touch: it is read before it is approved.
 fn parameters(item: &Remediation) -> Vec<String> {
-    match &item.parameters {
+    match item.parameters.as_ref() {
         Parameters::None => Vec::new(),
         Parameters::Text(text) => vec![text.clone()],
         Parameters::Named(list) => list.iter().map(|parameter| format!("{}: {}", parameter.name, parameter.description)).collect(),

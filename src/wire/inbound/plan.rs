@@ -7,6 +7,8 @@
 //! or none, containment a string or none, manual none. Nothing (absent, null, an empty array or string) is
 //! one and the same, so that a fingerprint does not depend on how a bridge writes "none".
 
+use std::sync::Arc;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -159,8 +161,8 @@ fn item(form: ItemForm, at: &str, host: Host) -> Result<PlanItem, Fault> {
         id: RemediationId(id),
         kind,
         action,
-        parameters: parameters(form.parameters, kind, &format!("{at}.parameters"))?,
-        simulate: simulate(form.simulate.unwrap_or_default(), &format!("{at}.simulate"))?,
+        parameters: Arc::new(parameters(form.parameters, kind, &format!("{at}.parameters"))?),
+        simulate: simulate(form.simulate.unwrap_or_default(), &format!("{at}.simulate"))?.into(),
     })
 }
 
@@ -205,7 +207,7 @@ fn simulate(codes: Vec<String>, at: &str) -> Result<Vec<OutcomeCode>, Fault> {
 
 /// Row T1: what makes two items of one plan the same work.
 fn fingerprint(item: &PlanItem) -> (RemediationType, String, Vec<(String, String)>) {
-    let parameters = match &item.parameters {
+    let parameters = match item.parameters.as_ref() {
         Parameters::None => Vec::new(),
         Parameters::Text(text) => vec![(String::new(), text.clone())],
         Parameters::Named(list) => list.iter().map(|parameter| (parameter.name.clone(), parameter.description.clone())).collect(),

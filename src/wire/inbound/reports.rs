@@ -2,6 +2,8 @@
 //!
 //! Never here: whether the report is known or the revision the next one.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -104,12 +106,12 @@ pub fn created(data: Value, envelope: &Envelope) -> Result<EventKind, Fault> {
         hostname: form.host.and_then(|Object(host)| host.hostname).filter(|name| !name.is_empty()),
         severity: form.severity.0,
         attack_kind: form.attack_kind.map_or(AttackKind::Unknown, |OneOf(kind)| kind),
-        text: ReportText {
+        text: Arc::new(ReportText {
             subject: form.subject.unwrap_or_default(),
             summary: form.summary.unwrap_or_default(),
-            body: form.body.unwrap_or_default(),
             indicator_types,
-        },
+        }),
+        body: form.body.unwrap_or_default(),
         simulated: form.simulated.unwrap_or(false),
         isolate_host,
         plan_revision: form.plan_revision.map_or(1, |Id(revision)| revision),
