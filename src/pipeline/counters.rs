@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use crate::model::time::Stopwatch;
 use crate::wire::Reason;
 use crate::wire::inbound::InboundType;
+use std::time::Duration;
 
 use super::histogram::Histogram;
 
@@ -156,8 +156,8 @@ impl Counters {
     }
 
     /// A batch of so many events has been made durable.
-    pub(super) fn observe_commit(&self, took: Stopwatch, events: usize) {
-        self.commit.observe(Histogram::micros(took.elapsed()));
+    pub(super) fn observe_commit(&self, took: Duration, events: usize) {
+        self.commit.observe(Histogram::micros(took));
         if events > 0 {
             self.batch.observe(events as u64);
         }

@@ -41,6 +41,9 @@ use super::spans::Received;
 /// too large is slow, and kept in memory several times over. One event may have 16 MiB.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
+/// Commits are begun at least so far apart, unless a batch is full. Where events come slower than that, none waits.
+const COMMIT_EVERY: Duration = Duration::from_millis(2);
+
 /// Confirmed rows alone are removed after this long without another reason to commit.
 const IDLE_BEFORE_REMOVAL: Duration = Duration::from_millis(50);
 
@@ -97,8 +100,8 @@ struct Engine<S, L> {
     events: usize,
     /// Since when the first of them has been here.
     since: Option<Stopwatch>,
-    /// When the commit under way was begun.
-    commit_began: Stopwatch,
+    /// When the last commit was begun.
+    commit_began: Option<Instant>,
     counters: Arc<Counters>,
     spans: Received,
     quiesce: Vec<oneshot::Sender<()>>,
@@ -143,7 +146,7 @@ pub(super) async fn run<S: Store, L: Link>(
         wiring,
         events: 0,
         since: None,
-        commit_began: Stopwatch::start(),
+        commit_began: None,
         counters,
         spans: Default::default(),
         quiesce: Vec::new(),
@@ -162,7 +165,9 @@ pub(super) async fn run<S: Store, L: Link>(
         if drain_by.is_none() {
             engine.decide_some()?;
         }
-        if commit.is_none() && engine.wants_commit(drain_by.is_some()) {
+        let wants_commit = commit.is_none() && engine.wants_commit(drain_by.is_some());
+        let next_commit = if wants_commit { engine.waits_for_more(drain_by.is_some()) } else { None };
+        if wants_commit && next_commit.is_none() {
             commit = engine.begin_commit(&store, start_commit)?;
         }
         if drain_by.is_none() && engine.wiring.drain.is_cancelled() {
@@ -207,6 +212,7 @@ pub(super) async fn run<S: Store, L: Link>(
             Some(arrival) = engine.wiring.surveys.recv(), if !draining => engine.line_up(arrival),
             () = std::future::ready(()), if decides_more => {}
             () = sleep_until(wake_at) => {}
+            () = sleep_until(next_commit) => {}
             () = tokio::time::sleep(IDLE_BEFORE_REMOVAL), if only_removals => {
                 commit = engine.begin_commit(&store, start_commit)?;
             }
@@ -333,14 +339,14 @@ impl<S: Store, L: Link> Engine<S, L> {
         if mutation::seeded(Defect::AckBeforeSync) {
             std::mem::take(&mut sealed.followers.acks).into_iter().for_each(|token| self.wiring.link.settle(token, Settlement::Ack));
         }
-        self.commit_began = Stopwatch::start();
+        self.commit_began = Some(Instant::now());
         Ok(Some(start_commit(Arc::clone(store), sealed)))
     }
 
     /// What follows a commit, now that it is durable: acks, publications, attempts.
     async fn release(&mut self, mut sealed: Sealed) {
         crash::point(Point::Committed);
-        self.counters.observe_commit(self.commit_began, sealed.followers.acks.len());
+        self.counters.observe_commit(self.commit_began.map_or(Duration::ZERO, |began| began.elapsed()), sealed.followers.acks.len());
         self.partition.committed(&sealed);
         if sealed.removed_rows > 0 {
             self.tell_relay(ToRelay::Removed(sealed.removed_rows)).await;
@@ -383,6 +389,14 @@ impl<S: Store, L: Link> Engine<S, L> {
         let room_is_short = self.partition.confirmed_rows() > self.wiring.limits.repeats / 2;
         let hurry = draining || !self.quiesce.is_empty() || room_is_short;
         self.partition.has_work() || (hurry && self.partition.confirmed_rows() > 0)
+    }
+
+    /// Until when a batch that may be committed is kept open for what comes meanwhile; `None`: not at all. A commit
+    /// soon after the last one costs more than it gains: each wakes four threads and the disk, whatever is in it.
+    fn waits_for_more(&self, draining: bool) -> Option<Instant> {
+        let at = self.commit_began? + COMMIT_EVERY;
+        let hurry = draining || !self.quiesce.is_empty() || self.partition.is_virtual() || !self.has_room();
+        (!hurry && at > Instant::now()).then_some(at)
     }
 
     fn is_idle(&self) -> bool {
