@@ -74,13 +74,17 @@ enum Command {
     Schema(schema::SchemaArgs),
 }
 
-/// Two worker threads do: the engine has its own, and commits have theirs.
+/// Half of the cores, and two at most: the engine has a thread of its own, commits have theirs, and the client another for
+/// each connection. A worker that wakes is a switch for each message, which on a small machine costs more than it gains.
+const WORKERS: std::ops::RangeInclusive<usize> = 1..=2;
+
 fn run_async(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     block_on(command)?
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work))
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).clamp(*WORKERS.start(), *WORKERS.end());
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(work))
 }
 
 /// Runs the command line and reports a failure on standard error, as one chain of causes.
