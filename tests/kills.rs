@@ -409,7 +409,8 @@ async fn a_second_signal_stops_at_once() {
     let node = Node::start();
     let mut run = Run::begin("twice", &node.url(), Clock::System, proof::seed(6)).await;
     let mut service = run.ready().await;
-    run.load.hears(200).await;
+    // so many that some of everything that the judge asks for is among them
+    run.load.hears(400).await;
     node.freeze();
     service.signal("TERM");
     service.line_with(&["stopping: taking no more"]).await;
