@@ -555,7 +555,7 @@ async fn what_is_over_goes_to_the_archive_whole_and_its_id_stays_taken() {
     rig.settle(&run).await;
     rig.publish(&surveyed(401 * DAY + 15));
     rig.settle(&run).await;
-    assert_eq!((kept(&run), rig.archive().len()), (1, 3));
+    assert_eq!((kept(&run), rig.archive().len()), (1, 4));
     run.end().await;
     rig.judge();
 }

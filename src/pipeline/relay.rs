@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use crate::broker::{Link, PublishError};
 use crate::crash::{self, Point};
@@ -25,6 +26,11 @@ use super::spans::Sending;
 /// The first pause before a refused message is published again; doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The engine, whose thread each word wakes, is told of so many confirms at a time, or after as long; at once if no other
+/// is on its way.
+const TOLD_AT_ONCE: usize = 64;
+const TOLD_WITHIN: Duration = Duration::from_millis(4);
 
 /// What wakes somebody.
 const PAGE: &str = "on_call.paged.";
@@ -137,6 +143,7 @@ pub(super) async fn relay<L: Link>(
     let mut under_way = FuturesUnordered::new();
     let mut done: Vec<u64> = Vec::new();
     let mut in_store = 0;
+    let mut tell_by = Instant::now();
     loop {
         while under_way.len() < window.max(1)
             && in_store < repeats.max(1)
@@ -145,6 +152,7 @@ pub(super) async fn relay<L: Link>(
             in_store += 1;
             under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), row));
         }
+        let tells = under_way.is_empty() || done.len() >= TOLD_AT_ONCE || Instant::now() >= tell_by;
         tokio::select! {
             // the end of the engine first: after a failed commit nothing more is handed to the broker
             biased;
@@ -156,14 +164,18 @@ pub(super) async fn relay<L: Link>(
             Some(outcome) = under_way.next(), if !under_way.is_empty() => match outcome {
                 Some((number, key)) => {
                     queue.done(key.as_ref());
+                    if done.is_empty() {
+                        tell_by = Instant::now() + TOLD_WITHIN;
+                    }
                     done.push(number);
                 }
                 None => return,
             },
-            permit = confirmed.reserve(), if !done.is_empty() => match permit {
+            permit = confirmed.reserve(), if !done.is_empty() && tells => match permit {
                 Ok(permit) => permit.send(std::mem::take(&mut done)),
                 Err(_) => return,
             },
+            () = sleep_until(tell_by), if !done.is_empty() && !tells => {}
         }
     }
 }
