@@ -3,7 +3,7 @@
 //! ```text
 //! commit ─▶ journal file, fdatasync ─▶ overlay (memory) ─▶ Ok
 //!                                        │ full: frozen, and the file closed; it rests
-//!                                        ▼ the next one is about full
+//!                                        ▼ the next one is full
 //!                                  checkpoint (own thread): sled, fdatasync ─▶ the file is removed
 //! get, scan: overlay, frozen overlay, sled
 //! open:      sled, then the journal files that no checkpoint covers, into the overlay
@@ -11,7 +11,7 @@
 //! ```
 //! What most rows do in their life, an outbox row above all, is to appear and to go again. sled pays for each
 //! step with a write of a page; the journal pays with the bytes, and sled sees what is left after thousands of batches.
-//! A frozen overlay rests until the next one is about full, so that nothing gets to sled that is written again, or removed,
+//! A frozen overlay rests until the next one is full, so that nothing gets to sled that is written again, or removed,
 //! soon after: what the newer overlay has is left out of the older one's checkpoint.
 //!
 //! Must never: return from `commit` before the batch survives a power cut; remove a file whose batches are not all in
@@ -37,11 +37,10 @@ use snapshot::Resting;
 
 pub use snapshot::Snapshot;
 
-/// How much is journalled before the overlay is frozen: [`RESTS_UNTIL`] times as many bytes of memory, and some more while a
-/// checkpoint is under way. The longer, the more rows have gone again by then; the shorter, the less there is to read at a start.
+/// How much is journalled before the overlay is frozen, and again before its checkpoint is begun: twice as many bytes of
+/// memory, and some more while a checkpoint is under way. The longer, the more rows have gone again by then; the shorter, the
+/// less there is to read at a start.
 const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
-/// The checkpoint of a frozen overlay is begun when it and the one above have so many times as much.
-const RESTS_UNTIL: u64 = 2;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.
 const WAIT_AT: u64 = 3;
 /// A snapshot is given up at this many times as much: the checkpoint that it puts off has to get on before commits wait.
@@ -169,17 +168,15 @@ impl Lane {
         self.checkpoints.look(shared)?;
         let each = self.checkpoints.bytes;
         let times = |times: u64| each.saturating_mul(times);
-        let (full, much, too_much) = (bytes >= times(1), bytes >= times(GIVE_UP_AT), bytes >= times(WAIT_AT));
-        let may_freeze = self.resting.is_none() && full && (!self.awaited || much);
-        if may_freeze && (!self.checkpoints.is_busy() || too_much) {
+        let may_freeze = self.resting.is_none() && bytes >= times(if self.awaited { GIVE_UP_AT } else { 1 });
+        if may_freeze && (!self.checkpoints.is_busy() || bytes >= times(WAIT_AT)) {
             self.checkpoints.wait(shared)?;
             let (frozen, through) = self.freeze(shared)?;
             self.resting = Some(Resting::unread(frozen, through));
             bytes = 0;
         }
         if let Some(resting) = &self.resting
-            && bytes + resting.frozen.bytes >= times(RESTS_UNTIL)
-            && (!resting.is_read() || much)
+            && bytes >= times(if resting.is_read() { GIVE_UP_AT } else { 1 })
         {
             self.begin_resting();
         }
@@ -238,6 +235,23 @@ impl Store for JournalStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As when commits have had to wait for a checkpoint: the overlay that is frozen then is a large one.
+    #[test]
+    fn however_large_a_frozen_overlay_it_rests() {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = JournalStore::open_with(dir.path(), SledSettings::default(), 8_000).expect("open");
+        let (mut much, mut more) = (Batch::default(), Batch::default());
+        much.put("o/1", vec![b'x'; 30_000]);
+        more.put("o/2", vec![b'x'; 7_000]);
+        let begun = || store.lane.lock().expect("lane").resting.is_none();
+        store.commit(&much).expect("commit");
+        assert!(!begun());
+        store.commit(&more).expect("commit");
+        assert!(!begun());
+        store.commit(&more).expect("commit");
+        assert!(begun());
+    }
 
     #[test]
     fn a_row_that_is_gone_soon_never_gets_to_sled() {
