@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import work
-from contestants import BullMq, Celery, PikaBatched, PikaOneByOne, Remedyd
+from contestants import BareRelay, BullMq, Celery, PikaBatched, PikaOneByOne, Remedyd
 from rig import LOOK_EVERY_SECONDS, Broker, Wrong
 
 # Without a single status event for so long, a contestant is stuck.
@@ -133,7 +133,10 @@ def main(seconds, rounds, json_file=None):
     scratch = Path(os.environ["PEERS_SCRATCH"])
     broker = Broker(os.environ["PEERS_AMQP_URL"])
     ours = Remedyd(broker, scratch)
-    contestants = [ours, Celery(broker, scratch), PikaOneByOne(broker, scratch), PikaBatched(broker, scratch), BullMq(scratch)]
+    contestants = [
+        ours, BareRelay(broker, scratch, ours), Celery(broker, scratch), PikaOneByOne(broker, scratch), PikaBatched(broker, scratch),
+        BullMq(scratch),
+    ]
     rates = {contestant.name: [] for contestant in contestants}
     counts = {}
     for number in range(rounds):

@@ -15,7 +15,7 @@ from pathlib import Path
 import redis
 
 import work
-from rig import Process, audit, wait_until
+from rig import Endless, Process, Wrong, audit, wait_until
 
 HERE = Path(__file__).resolve().parent
 
@@ -99,11 +99,14 @@ class Remedyd(OnRabbitMq):
     key, name, goal, guess = "remedyd", "remedyd", None, 10_000
     inbound = "remedyd.p0.reports"
 
-    def fill(self, count):
+    def _lay_out(self):
         self.broker.remove(self.inbound, "remedyd.p0.surveys", "remedyd.dead-letters")
         binary = os.environ["REMEDYD_BIN"]
         subprocess.run([binary, "topology", "apply"], check=True, env=self._environment(), stdout=subprocess.DEVNULL)
         self.broker.bind(work.STATUS_QUEUE, "remedyd.status", "#")
+
+    def fill(self, count):
+        self._lay_out()
         # A comment is about a report that is there. These are taken by a run of their own, which is not measured.
         time_of_all = work.now()
         self.broker.publish("remedyd.events", (work.report(agent, time_of_all) for agent in range(work.AGENTS)))
@@ -139,6 +142,31 @@ class Remedyd(OnRabbitMq):
     def rows_balance(self):
         # its store has a form of its own; that the numbers have no gap says what the rows would
         return {}
+
+
+class BareRelay(Remedyd):
+    """No peer: what this broker and the service's own client allow at all. It keeps nothing, and reads nothing of an event."""
+
+    key, name = "relay", "bare relay, no state"
+
+    def __init__(self, broker, scratch, ours):
+        super().__init__(broker, scratch)
+        self.ours = ours
+
+    def fill(self, count):
+        self._lay_out()
+        time_of_all = work.now()
+        self.broker.publish("remedyd.events", (work.comment(n, time_of_all) for n in range(count)))
+
+    def start(self):
+        self.outbound_bytes = self.ours.outbound_bytes
+        command = [os.environ["REMEDYD_BIN"], "load", "--relay", "1", str(self.outbound_bytes)]
+        return Endless(self.name, command, self.log, self._environment())
+
+    def finish(self, count):
+        """What it publishes says nothing of what it was for."""
+        if self.published() != count:
+            raise Wrong(f"{self.name}: {count} events, but {self.published()} published")
 
 
 class BullMq:

@@ -71,6 +71,14 @@ class Process:
         return "\n".join(Path(self.log).read_text(errors="replace").splitlines()[-20:])
 
 
+class Endless(Process):
+    """One that knows no order in which to stop."""
+
+    def stop(self):
+        self.check()
+        self.kill()
+
+
 def audit(name, statuses, count, **books):
     """Every event has one status event, and those of a report are numbered without a gap. Gives the length of one."""
     causes, sequences, length = set(), defaultdict(set), 0

@@ -10,6 +10,7 @@
 #
 #   remedyd       `serve`, release, defaults; one comment in, one comment out, about reports that were there before.
 #                 It does more than the others: checks, a dedupe key, rules, an outbox
+#   bare relay    no peer, but the limit of this arrangement: takes an event, publishes as many bytes, acks; keeps nothing
 #   Celery        prefork with 8 processes, late acks, SQLite (write-ahead log, synchronous FULL), publication confirmed
 #   pika+SQLite   one event after the other, as one writes it first; and in batches of 256 with confirms and acks in bulk,
 #                 as one who knows both well would
