@@ -40,7 +40,6 @@ use process::Process;
 use proof::Budget;
 use remedyd::store::journal::JournalStore;
 use remedyd::store::sled::SledSettings;
-use remedyd::store::{Batch, Store};
 use serde_json::json;
 use service::{check_same_state, sample};
 use steps::{Ledger, Step, replayed_state_of, steps_of, stopped_state};
@@ -82,7 +81,7 @@ const RUNNING: [Fault; 7] = [
     fault("hanging write", "write:delay_enter=60000000", NEWEST, HANGS),
 ];
 
-/// When an event makes a checkpoint begin: this fails the commit.
+/// When an event has filled the overlay, and a file of the journal is begun: this fails the commit.
 const ROTATING: [Fault; 2] = [
     fault("EIO on creating a file", "openat:error=EIO", NEXT, ["beginning a file of the journal", EIO]),
     fault("ENOSPC on the head of a file", "write:error=ENOSPC", NEXT, ["beginning a file of the journal", ENOSPC]),
@@ -111,8 +110,9 @@ const OPENING: [Fault; 5] = [
 /// As sled leaves it behind when it is killed between writing and renaming its snapshot.
 const KILLED_OPENING: Injection = Injection { rule: "rename:signal=KILL", file: "" };
 
-/// More than a checkpoint is begun at (src/store/journal/mod.rs).
-const CHECKPOINT_MIB: usize = 65;
+/// Where an event is to begin a file of the journal, and the next one a checkpoint: less than an event writes, and more than
+/// the removal of what it has published (src/store/journal/mod.rs).
+const CHECKPOINT_BYTES: usize = 1024;
 
 /// How often each kind of fault really happened.
 #[derive(Default)]
@@ -217,23 +217,21 @@ impl Play {
         store.checkpoint().unwrap();
     }
 
-    /// Stops the service, and starts it with a journal that the next commit will begin to bring into sled.
+    /// Starts the service anew, to be one whose next event begins a file of the journal, and whose second a checkpoint.
     async fn before_a_checkpoint(&self, service: Process) -> Process {
         service.stop().await;
         self.checkpoint();
-        let store = JournalStore::open_with(&self.partition(), SledSettings::default(), u64::MAX).unwrap();
-        let (key, mut batch) = (b"~ballast".to_vec(), Batch::default());
-        batch.put(key.clone(), vec![7; 1024 * 1024]);
-        (0..CHECKPOINT_MIB).for_each(|_| store.commit(&batch).unwrap());
-        batch.remove(key);
-        store.commit(&batch).unwrap();
-        drop(store);
-        self.start().await
+        let mut command = self.outside.serve(&self.store);
+        command.env("REMEDYD_CHECKPOINT_BYTES", CHECKPOINT_BYTES.to_string());
+        let mut service = Process::start(command);
+        service.line("ready").await;
+        service
     }
 
     /// A fault that meets a checkpoint: the event that began it is safe, nothing comes of the next.
     async fn fail_in_checkpoint(&mut self, service: Process, fault: &Fault, tally: &mut Tally) -> Process {
         let mut service = self.before_a_checkpoint(service).await;
+        self.play().await;
         let strace = Attached::to(service.id(), fault.injection, &self.partition(), &self.trace);
         let (began, first) = (Instant::now(), self.send().await);
         let said = service.line_with(&["a checkpoint has failed", fault.says[0], fault.says[1]]).await;
@@ -307,7 +305,7 @@ fn leftovers(partition: &Path) -> Vec<String> {
 async fn on_a_failing_disk(seed: u64, tally: &mut Tally) {
     let dir = TempDir::new().unwrap();
     let mut dice = Dice(seed);
-    let lines = events(1 + RUNNING.len() + ROTATING.len() + 2 * CHECKPOINT.len() + 1 + OPENING.len() + 3 + 1);
+    let lines = events(1 + RUNNING.len() + ROTATING.len() + 3 * CHECKPOINT.len() + 1 + OPENING.len() + 3 + 1);
     let mut play = Play::new("disk", &dir.path().join("store"), dir.path(), &lines).await;
     let mut service = play.start().await;
     play.play().await;
