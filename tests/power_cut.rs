@@ -248,25 +248,28 @@ fn what_is_acked_survives_a_power_cut() {
     let figures = json!({
         "seed": seed, "cuts": cuts.count(), "disks": cuts.disks, "acked_batches": cuts.acked, "acked_lost": 0,
         "while_creating": cuts.creating, "while_opening": cuts.opening, "while_appending": cuts.appending,
-        "in_a_checkpoint": cuts.checkpoint, "just_rotated": cuts.rotated, "left_a_torn_batch": cuts.torn, "over_sled_alone": cuts.over_sled_alone,
+        "while_an_overlay_rests": cuts.resting, "just_frozen": cuts.just_frozen, "in_a_checkpoint": cuts.checkpoint,
+        "left_a_torn_batch": cuts.torn, "over_sled_alone": cuts.over_sled_alone,
         "control_cuts": CONTROL_CUTS, "control_bare_sled": bare_sled, "control_unsynced_journal": unsynced,
     });
     proof::record("40-power-cuts", &line, &figures);
 }
 
-/// The cuts so far. Each is counted under one of the first five.
+/// The cuts so far. Each is counted under one of the first six.
 #[derive(Debug, Default)]
 struct Cuts {
     /// Before a store was opened for the first time.
     creating: u64,
     opening: u64,
-    /// Between two checkpoints.
+    /// With nothing frozen.
     appending: u64,
-    /// With a closed file that was not removed yet, as the disk has it.
+    /// With a closed file whose checkpoint was not to begin yet, as the disk has it.
+    resting: u64,
+    /// With one whose checkpoint had begun.
     checkpoint: u64,
     over_sled_alone: u64,
-    /// Of those in a checkpoint: with nothing in the new file.
-    rotated: u64,
+    /// Of those while an overlay rests: with nothing in the new file.
+    just_frozen: u64,
     /// With half a batch at the end of the journal, which the next open cuts off.
     torn: u64,
     disks: u64,
@@ -276,7 +279,7 @@ struct Cuts {
 
 impl Cuts {
     fn count(&self) -> u64 {
-        self.creating + self.opening + self.appending + self.checkpoint + self.over_sled_alone
+        self.creating + self.opening + self.appending + self.resting + self.checkpoint + self.over_sled_alone
     }
 
     /// A chain of cuts on a new disk, the first of every second one while the store is being created.
@@ -299,14 +302,15 @@ impl Cuts {
     }
 
     fn add(&mut self, moment: Moment, chain: &Chain) {
-        let in_checkpoint = chain.files.in_checkpoint(chain.opened);
+        let (frozen, in_checkpoint) = (chain.files.frozen(chain.opened), chain.files.in_checkpoint(chain.opened));
         self.torn += u64::from(chain.files.torn);
-        self.rotated += u64::from(in_checkpoint && chain.files.begun);
+        self.just_frozen += u64::from(frozen && chain.files.begun());
         let counter = match moment {
             _ if chain.kind == Kind::SledAlone => &mut self.over_sled_alone,
             Moment::Opening { .. } if chain.durable == 0 => &mut self.creating,
             Moment::Opening { .. } => &mut self.opening,
             Moment::Writing { .. } | Moment::Checkpoint { .. } if in_checkpoint => &mut self.checkpoint,
+            Moment::Writing { .. } | Moment::Checkpoint { .. } if frozen => &mut self.resting,
             Moment::Writing { .. } | Moment::Checkpoint { .. } => &mut self.appending,
         };
         *counter += 1;

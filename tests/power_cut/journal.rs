@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::writer::CHECKPOINT_BYTES;
+
 /// Of a file's head, and of a frame's (src/store/journal/log.rs, frame.rs).
 const HEAD_BYTES: usize = 24;
 const FRAME_MAGIC: &[u8] = b"rjF1";
@@ -18,8 +20,8 @@ pub struct Files {
     pub newest: u64,
     /// The one before it is still there.
     pub before: bool,
-    /// The newest has a head and nothing else, or not even that.
-    pub begun: bool,
+    /// Where the last whole batch of the newest ends; at its head, or before, there is none.
+    pub end: usize,
     /// The newest ends in the middle of a batch.
     pub torn: bool,
 }
@@ -34,12 +36,23 @@ impl Files {
         // a file that is removed just now is as good as empty
         let bytes = fs::read(path(&dir, newest)).unwrap_or_default();
         let (end, torn) = end_of(&bytes);
-        Self { newest, before: numbers.contains(&(newest - 1)), begun: end <= HEAD_BYTES, torn }
+        Self { newest, before: numbers.contains(&(newest - 1)), end, torn }
     }
 
-    /// A checkpoint has closed the file before, and has not removed it. `opened`: the file begun when the store was opened.
-    pub fn in_checkpoint(&self, opened: u64) -> bool {
+    /// The newest has no batch.
+    pub fn begun(&self) -> bool {
+        self.end <= HEAD_BYTES
+    }
+
+    /// An overlay was frozen, which closed the file before, and has not got into sled. `opened`: the file begun when the store
+    /// was opened.
+    pub fn frozen(&self, opened: u64) -> bool {
         self.newest > opened && self.before
+    }
+
+    /// The overlay above it is full as well, which is when its checkpoint begins; at the end the file before is removed.
+    pub fn in_checkpoint(&self, opened: u64) -> bool {
+        self.frozen(opened) && self.end as u64 >= CHECKPOINT_BYTES
     }
 }
 
@@ -49,7 +62,7 @@ pub fn tear(store: &Path) -> Files {
     let files = Files::of(store);
     let newest = path(&store.join("journal"), files.newest);
     let bytes = fs::read(&newest).unwrap_or_default();
-    if files.newest == 0 || files.torn || files.begun {
+    if files.newest == 0 || files.torn || files.begun() {
         return files;
     }
     let half = HEAD_BYTES + first_frame_bytes(&bytes) / 2;

@@ -33,7 +33,7 @@ const CHILD: &str = "the_writer_finds_what_it_wrote";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Some 15 batches: a cut falls between two checkpoints as well as into one.
-const CHECKPOINT_BYTES: u64 = 3_000_000;
+pub const CHECKPOINT_BYTES: u64 = 3_000_000;
 
 /// What is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
