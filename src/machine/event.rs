@@ -152,6 +152,7 @@ impl EventKind {
         match self {
             EventKind::ReportCreated(new) => Some((new.id, &new.body)),
             EventKind::ReportUpdated(update) => Some((update.report, update.body.as_deref()?)),
+            EventKind::ParkingEnded(event) => event.kind.narrative(),
             _ => None,
         }
     }

@@ -171,10 +171,8 @@ impl<S: Store> Writes<S> {
     /// The store has the batch: what was laid over it for it is taken off.
     pub fn committed(&mut self, sealed: &Sealed) {
         for (key, _) in &sealed.batch.writes {
-            if let Entry::Occupied(entry) = self.pending.entry(key.clone())
-                && entry.get().0 == sealed.number
-            {
-                entry.remove();
+            if self.pending.get(key).is_some_and(|(number, _)| *number == sealed.number) {
+                self.pending.remove(key);
             }
         }
     }

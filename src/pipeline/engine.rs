@@ -41,7 +41,7 @@ use super::spans::Received;
 /// too large is slow, and kept in memory several times over. One event may have 16 MiB.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Commits are begun at least so far apart, unless a batch is full. Where events come slower than that, none waits.
+/// Commits are begun at least so far apart, unless a batch is full or somebody waits for the end. Where events come slower than that, none waits.
 const COMMIT_EVERY: Duration = Duration::from_millis(2);
 
 /// Confirmed rows alone are removed after this long without another reason to commit.

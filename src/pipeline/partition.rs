@@ -286,10 +286,9 @@ impl<S: Store> Partition<S> {
                     self.count_report(tenant, event.time)?;
                 }
                 match event.kind.narrative() {
-                    Some((_, "")) if applied.created => {}
-                    Some((report, "")) => self.writes.remove(keys::narrative(tenant, report)),
-                    Some((report, text)) => self.writes.put(keys::narrative(tenant, report), record::encode(text)),
-                    None => {}
+                    Some((report, text)) if !text.is_empty() => self.writes.put(keys::narrative(tenant, report), record::encode(text)),
+                    Some((report, _)) if !applied.created => self.writes.remove(keys::narrative(tenant, report)),
+                    Some(_) | None => {}
                 }
                 self.apply(&subject, *applied)?;
                 Ok(Disposition::Applied)

@@ -48,6 +48,7 @@ pub fn encode<T: Serialize + ?Sized>(record: &T) -> Vec<u8> {
         bytes[1..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
         // as long as it is, and no longer: it is kept for a while
         let record = bytes.to_vec();
+        bytes.clear();
         bytes.shrink_to(SCRATCH_BYTES);
         record
     })

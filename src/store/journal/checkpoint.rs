@@ -26,6 +26,8 @@ use crate::store::{Batch, Store, StoreError};
 
 /// Rows applied to sled at a time: some milliseconds.
 const ROWS_A_PIECE: usize = 256;
+/// Rows looked at for one piece, most of which may be left out: readers and commits wait meanwhile.
+const ROWS_LOOKED_AT: usize = 4_096;
 /// sled is synced when as many bytes of rows have been applied, or as many rows: it writes a small row with up to a page
 /// around it, a large one up to four times.
 const SYNC_EACH_BYTES: usize = 1024 * 1024;
@@ -37,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 type Job = (Arc<Layer>, u64);
 
 pub(super) struct Checkpoints {
-    /// A checkpoint is begun when the overlay has as many.
+    /// The overlay is frozen when it has as many, and its checkpoint begun when the next one has.
     pub bytes: u64,
     busy: bool,
     jobs: Option<SyncSender<Job>>,
@@ -138,13 +140,15 @@ impl Worker {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            pieces += 1;
-            bytes += bytes_of(&piece);
-            if bytes >= SYNC_EACH_BYTES || pieces == SYNC_EACH_PIECES {
-                self.shared.sled.commit(&piece)?;
-                (pieces, bytes) = (0, 0);
-            } else {
-                self.shared.sled.apply(&piece)?;
+            if !piece.is_empty() {
+                pieces += 1;
+                bytes += bytes_of(&piece);
+                if bytes >= SYNC_EACH_BYTES || pieces == SYNC_EACH_PIECES {
+                    self.shared.sled.commit(&piece)?;
+                    (pieces, bytes) = (0, 0);
+                } else {
+                    self.shared.sled.apply(&piece)?;
+                }
             }
             piece = self.piece(&mut rows)?;
         }
@@ -161,7 +165,7 @@ impl Worker {
     fn piece<'a>(&self, rows: &mut impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>) -> Result<Batch, StoreError> {
         let layers = self.shared.layers()?;
         let (mut piece, mut bytes) = (Batch::default(), 0);
-        for (key, value) in rows.filter(|(key, _)| !layers.active.rows.contains_key(*key)) {
+        for (key, value) in rows.take(ROWS_LOOKED_AT).filter(|(key, _)| !layers.active.rows.contains_key(*key)) {
             bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             piece.writes.push((key.clone(), value.clone()));
             if piece.writes.len() == ROWS_A_PIECE || bytes >= SYNC_EACH_BYTES {

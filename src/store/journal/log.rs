@@ -5,7 +5,7 @@
 //! journal/<16 digits>.log    head (magic, number of the file, number of the batch before its first, crc32), frames,
 //!                            zeros up to the end
 //! ```
-//! A file is begun at each open and at each checkpoint. The newest may end in a frame that a crash has cut short: that
+//! A file is begun at each open, and when the overlay is frozen. The newest may end in a frame that a crash has cut short: that
 //! batch was never committed, and is cut off. Everything else that is not whole is damage.
 //!
 //! Zeros are written ahead of the frames: a sync that has to make a longer file durable as well costs the file system a

@@ -126,7 +126,9 @@ impl JournalStore {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
-        Ok(self.shared.sled.size_bytes()? + self.shared.layers()?.active.bytes)
+        let layers = self.shared.layers()?;
+        let frozen = layers.frozen.as_ref().map_or(0, |frozen| frozen.bytes);
+        Ok(self.shared.sled.size_bytes()? + frozen + layers.active.bytes)
     }
 
     /// Brings everything into sled; returns when it is there. Not needed for durability: for measurements and copies.
