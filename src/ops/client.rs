@@ -149,7 +149,7 @@ pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format:
 /// Has the service write its store down, and hands the lines on as they come. Whether they are all there their end says.
 pub async fn backup(url: &OpsUrl, token: Option<&str>, out: &mut (dyn Write + Send)) -> Result<(), AskError> {
     let unreachable = |source| AskError::Unreachable { url: url.clone(), source };
-    // a checkpoint of the store that is under way has to end first
+    // what the store has frozen already has to get into sled first
     let asked = tokio::time::timeout(PATIENCE * 2, send(url, token, Method::POST, "/api/v1/backup")).await;
     let (response, driving) = asked.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer"))).map_err(unreachable)?;
     let (status, mut body) = (response.status(), response.into_body());

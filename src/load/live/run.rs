@@ -3,7 +3,7 @@
 //! ```text
 //! warm-up [─▶ fan-out] ─▶ reference ─▶ maximum ─▶ (reference ─▶ maximum …) ─▶ surveys ─▶ half [─▶ noisy ─▶ backlog] ─▶ reference ─▶ audit
 //! ```
-//! A phase behind the warm-up tells the fan-out and the size that the bare relay is given. Never here: how a phase is done.
+//! A phase behind the warm-up tells the fan-out that the bare relay is given; the size is that of all that has come out by then. Never here: how a phase is done.
 
 use std::path::{Path, PathBuf};
 
