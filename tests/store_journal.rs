@@ -3,13 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/dice.rs"]
+mod dice;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use remedyd::store::journal::JournalStore;
+use dice::Dice;
+use remedyd::store::journal::{JournalStore, Snapshot};
 use remedyd::store::sled::{SledSettings, SledStore};
+use remedyd::store::transfer::{Source, TransferError};
 use remedyd::store::{Batch, Row, Store, StoreError};
 
 const CHECKPOINT_BYTES: u64 = 20_000;
@@ -37,7 +43,7 @@ fn batch(n: u64) -> Batch {
 
 /// What there must be after batches 1 to `n`.
 fn expected(n: u64) -> Vec<Row> {
-    let mut rows = std::collections::BTreeMap::new();
+    let mut rows = BTreeMap::new();
     for (key, value) in (1..=n).flat_map(|n| batch(n).writes) {
         match value {
             Some(value) => rows.insert(key.to_vec(), value.to_vec()),
@@ -45,6 +51,127 @@ fn expected(n: u64) -> Vec<Row> {
         };
     }
     rows.into_iter().collect()
+}
+
+/// Commits, checkpoints, snapshots and opens in any order, with overlays of any size, beside a map that does the same.
+#[test]
+fn whatever_happens_in_whatever_order_reads_as_a_map_would() {
+    for seed in 1..=6 {
+        let mut life = Life::new(seed);
+        for step in 0..300 {
+            life.step();
+            life.check(&format!("seed {seed}, step {step}"));
+        }
+        life.end(&format!("seed {seed}"));
+    }
+}
+
+struct Life {
+    dice: Dice,
+    dir: tempfile::TempDir,
+    checkpoint_bytes: u64,
+    store: Option<JournalStore>,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    lines: Vec<Vec<u8>>,
+    /// With the rows there were, and how many lines.
+    snapshot: Option<(Snapshot, Vec<Row>, usize)>,
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let (mut dice, dir) = (Dice(seed), tempfile::tempdir().unwrap());
+        let checkpoint_bytes = 200 + dice.roll(3_000);
+        let mut life = Self { dice, dir, checkpoint_bytes, store: None, rows: BTreeMap::new(), lines: Vec::new(), snapshot: None };
+        life.reopen();
+        life
+    }
+
+    fn store(&self) -> &JournalStore {
+        self.store.as_ref().unwrap()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    fn step(&mut self) {
+        match self.dice.roll(100) {
+            0..85 => self.commit(),
+            85..88 => {
+                // it would wait for the snapshot to be dropped
+                self.snapshot = None;
+                self.store().checkpoint().unwrap();
+            }
+            88..91 => self.reopen(),
+            91..96 if self.snapshot.is_none() => {
+                self.snapshot = Some((self.store().snapshot().unwrap(), self.rows(), self.lines.len()));
+            }
+            _ => self.snapshot = None,
+        }
+    }
+
+    fn commit(&mut self) {
+        let mut batch = Batch::default();
+        for _ in 0..=self.dice.roll(6) {
+            let key = format!("{}/{:02}", ["a", "b"][self.dice.roll(2) as usize], self.dice.roll(40)).into_bytes();
+            if self.dice.roll(3) == 0 {
+                self.rows.remove(&key);
+                batch.remove(key);
+            } else {
+                let longest = if self.dice.roll(40) == 0 { 70_000 } else { 120 };
+                let value = vec![self.dice.roll(256) as u8; self.dice.roll(longest) as usize];
+                self.rows.insert(key.clone(), value.clone());
+                batch.put(key, value);
+            }
+        }
+        if self.dice.roll(5) == 0 {
+            self.lines.push(format!("{{\"line\":{}}}", self.lines.len()).into_bytes());
+            batch.archive.extend(self.lines.last().cloned());
+        }
+        self.store().commit(&batch).unwrap();
+    }
+
+    fn reopen(&mut self) {
+        self.snapshot = None;
+        self.store = None;
+        self.store = Some(JournalStore::open_with(self.dir.path(), SledSettings::default(), self.checkpoint_bytes).unwrap());
+    }
+
+    #[track_caller]
+    fn check(&self, when: &str) {
+        assert_eq!(self.store().scan(b"", b"", usize::MAX).unwrap(), self.rows(), "{when}");
+        let Some((snapshot, rows, lines)) = &self.snapshot else { return };
+        match snapshot.scan(b"", usize::MAX) {
+            Ok(found) => assert_eq!(found, *rows, "{when}: snapshot"),
+            // too much has been committed since
+            Err(TransferError::GivenUp) => return,
+            Err(error) => panic!("{when}: {error}"),
+        }
+        assert_eq!(archived(|line| snapshot.archive(line)), self.lines[..*lines], "{when}: archive of the snapshot");
+    }
+
+    /// In the end sled has all of it, and nothing else.
+    #[track_caller]
+    fn end(mut self, when: &str) {
+        self.snapshot = None;
+        self.store().checkpoint().unwrap();
+        let snapshot = self.store().snapshot().unwrap();
+        assert_eq!(snapshot.scan(b"", usize::MAX).unwrap(), self.rows(), "{when}");
+        assert_eq!(archived(|line| snapshot.archive(line)), self.lines, "{when}: archive");
+    }
+}
+
+/// Each line once: a crash may have written some twice.
+fn archived(read: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), TransferError>) -> Result<(), TransferError>) -> Vec<Vec<u8>> {
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    read(&mut |line| {
+        if !lines.iter().any(|known| known == line) {
+            lines.push(line.to_vec());
+        }
+        Ok(())
+    })
+    .unwrap();
+    lines
 }
 
 const CHILD_DIR: &str = "REMEDYD_TEST_JOURNAL_DIR";
