@@ -98,10 +98,10 @@ pub const TLS_KEY_FILE: Key = Key {
 };
 pub const PREFETCH_REPORTS: Key = Key {
     path: "amqp.prefetch_reports",
-    kind: Kind::Number { default: 512, min: 1, max: 2_000, unit: "messages" },
+    kind: Kind::Number { default: 1_024, min: 1, max: 2_000, unit: "messages" },
     about: &[
-        "Reports and decisions handed out and not yet settled. All may sit in memory at 256 KiB each:",
-        "2000 are 512 MiB at the worst.",
+        "Reports and decisions handed out and not yet settled: among these tenants take turns, the broker keeps one",
+        "order for all. All may sit in memory at 256 KiB each: 2000 are 512 MiB at the worst.",
     ],
 };
 pub const PREFETCH_SURVEYS: Key = Key {
