@@ -82,6 +82,10 @@ fn run_async(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow:
     block_on(command)?
 }
 
+fn run_on(workers: usize, command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    block_on_workers(workers, command)?
+}
+
 /// Half of the cores: the other half is for the engines' threads and those that commit. What may block has tokio's bound of
 /// 512 threads, which is one for a commit and one for a look at the store of each of the most partitions that there may be.
 fn workers_for(partitions: usize) -> usize {
@@ -112,7 +116,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(args) => run_async(replay::run(args)),
         Command::Topology(args) => run_async(topology::run(args)).map_err(topology::with_exit),
         Command::Demo(args) => run_async(demo::run(args)),
-        Command::Load(args) => run_async(load::run(*args)),
+        Command::Load(args) => run_on(workers_for(args.partitions_served()), load::run(*args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Explain(args) => explain::run(args),
         Command::DeadLetters(args) => dead_letters::run(*args),

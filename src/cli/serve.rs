@@ -25,7 +25,7 @@ use super::reload::Reload;
 
 pub fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
     let settings = args.load()?;
-    super::block_on_workers(super::workers_for(settings.amqp.served().len()), serve(args, settings))?
+    super::run_on(super::workers_for(settings.amqp.served().len()), serve(args, settings))
 }
 
 async fn serve(args: SettingsArgs, settings: Settings) -> anyhow::Result<ExitCode> {
