@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::broker::{Link as _, LinkState};
-use crate::config::{Publishers, Settings};
+use crate::config::{Publishers, Settings, in_ranges};
 use crate::ops::Access;
 use crate::ops::port::{self, Port};
 use crate::ops::systemd::Supervisor;
@@ -40,9 +40,12 @@ async fn serve(args: SettingsArgs, settings: Settings) -> anyhow::Result<ExitCod
     let traces = super::traces::Traces::start()?;
     // the first of all: a supervisor sees from here that it is starting
     let ops = open_port(&settings).await?;
+    if let served @ [_, _, ..] = settings.amqp.served().as_slice() {
+        tracing::info!(partitions = in_ranges(served.iter().copied()), "serves several partitions: reading their stores");
+    }
     let partitions = Partitions::start(&settings, &publishers).await?;
-    let announcing = tokio::spawn(announce(partitions.link()));
     let supervisor = watch(&settings, &partitions, ops.as_ref())?;
+    let announcing = tokio::spawn(announce(partitions.link()));
     let links = partitions.links();
     let result = work(partitions, ops.as_ref(), supervisor.as_ref(), &mut stop).await;
     announcing.abort();

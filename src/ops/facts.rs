@@ -34,6 +34,8 @@ pub struct Facts {
 /// What there is to say once there are pipelines: of all partitions together.
 #[derive(Debug)]
 pub struct Running {
+    /// In ranges.
+    pub partitions: String,
     pub link: LinkState,
     pub reconnects: u64,
     pub ledger: Ledger,
@@ -74,17 +76,16 @@ fn flow<S>((whose, partition): (Whose, &Partition<S>)) -> Flow {
 impl Running {
     /// All partitions together; none only if there is no partition.
     fn gather<S: Store>(watched: &Watched<S>) -> Option<Self> {
-        let (link, reconnects) = (watched.link.borrow().clone(), watched.reconnects());
-        let each = watched.partitions().map(|(_, partition)| Self::of(partition, link.clone(), reconnects));
-        each.reduce(Self::with)
+        watched.partitions().map(|(_, partition)| Self::of(partition, watched)).reduce(Self::with)
     }
 
-    fn of<S: Store>(partition: &Partition<S>, link: LinkState, reconnects: u64) -> Self {
+    fn of<S: Store>(partition: &Partition<S>, watched: &Watched<S>) -> Self {
         let counters = &partition.view.counters;
         let names = InboundType::ALL.iter().map(|known| known.as_str()).chain([UNREADABLE]);
         Self {
-            link,
-            reconnects,
+            partitions: watched.served(),
+            link: watched.link.borrow().clone(),
+            reconnects: watched.reconnects(),
             ledger: counters.ledger(),
             count: counters.count(),
             by_type: names.zip(&counters.by_type).map(|(name, count)| (name, count.load(Relaxed))).collect(),
@@ -101,13 +102,14 @@ impl Running {
         }
     }
 
-    /// With another partition's. The link and its reconnects are those of all already.
+    /// With another partition's. Which there are, and how their link stands, is said of all already.
     fn with(self, other: Self) -> Self {
         // both are in the order of the same table
         let added = |ours: Vec<(&'static str, u64)>, theirs: Vec<(&'static str, u64)>| {
             ours.into_iter().zip(theirs).map(|((name, a), (_, b))| (name, a + b)).collect()
         };
         Self {
+            partitions: self.partitions,
             link: self.link,
             reconnects: self.reconnects,
             ledger: self.ledger + other.ledger,

@@ -341,6 +341,7 @@ fn process(page: &mut String, facts: &Facts, running: &Running) -> fmt::Result {
     page.write_str("<section><h2>Process</h2><table>")?;
     for (name, value) in [
         ("running since", moment(facts.started_at)),
+        ("partitions", running.partitions.clone()),
         ("memory", facts.process.resident_bytes.map_or_else(unknown, bytes)),
         ("processor time", facts.process.cpu_seconds.map_or_else(unknown, |seconds| format!("{seconds:.1} s"))),
         ("open files", facts.process.open_fds.map_or_else(unknown, number)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::watch;
 
-use crate::broker::{LinkState, links};
+use crate::broker::LinkState;
 use crate::config::in_ranges;
 use crate::pipeline::View;
 use crate::pipeline::vitals::Vitals;
@@ -61,9 +61,8 @@ pub enum Unclear {
 }
 
 impl<S: Store> Watched<S> {
-    /// `partitions`: one or more. Must be called within a tokio runtime.
-    pub fn new(partitions: Vec<Partition<S>>) -> Self {
-        let link = links::together(partitions.iter().map(|partition| partition.link.clone()).collect());
+    /// `partitions`: one or more. `link`: of all together.
+    pub fn new(partitions: Vec<Partition<S>>, link: watch::Receiver<LinkState>) -> Self {
         Self { partitions, link, epoch: AtomicU64::new(0) }
     }
 
@@ -72,14 +71,20 @@ impl<S: Store> Watched<S> {
         self.partitions.iter().map(|partition| (Whose::of(partition.number, self.partitions.len()), partition))
     }
 
+    /// Which there are, in ranges.
+    pub(super) fn served(&self) -> String {
+        in_ranges(self.partitions.iter().map(|partition| partition.number))
+    }
+
     /// The partition of this number; without one, the only one.
     pub(super) fn partition(&self, asked: Option<u16>) -> Result<&Partition<S>, Unclear> {
-        let served = || in_ranges(self.partitions.iter().map(|partition| partition.number));
         match (asked, self.partitions.as_slice()) {
             (None, [only]) => Ok(only),
-            (None, several) => Err(Unclear::NotNamed { served: served(), first: several.first().map_or(0, |partition| partition.number) }),
+            (None, several) => {
+                Err(Unclear::NotNamed { served: self.served(), first: several.first().map_or(0, |partition| partition.number) })
+            }
             (Some(asked), all) => {
-                all.iter().find(|partition| partition.number == asked).ok_or_else(|| Unclear::NotServed { asked, served: served() })
+                all.iter().find(|partition| partition.number == asked).ok_or_else(|| Unclear::NotServed { asked, served: self.served() })
             }
         }
     }

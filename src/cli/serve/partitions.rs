@@ -38,7 +38,11 @@ use crate::store::sled::SledSettings;
 use crate::store::transfer;
 
 /// Running partitions, one or more. Dropping them stops them at once.
-pub(super) struct Partitions(Vec<Partition>);
+pub(super) struct Partitions {
+    all: Vec<Partition>,
+    /// The state of all links together.
+    link: watch::Receiver<LinkState>,
+}
 
 struct Partition {
     name: Name,
@@ -76,26 +80,29 @@ impl Partitions {
         let opened = all(join_all(names.map(|name| open_store(settings, name))).await)?;
         let topology = Topology::with_prefix(&settings.amqp.prefix, u16::try_from(settings.amqp.partitions)?).context(Exit::Config)?;
         let starting = opened.into_iter().map(|(name, store)| start(name, store, settings, &topology, users));
-        Ok(Self(all(join_all(starting).await)?))
+        let partitions = all(join_all(starting).await)?;
+        let link = links::together(partitions.iter().map(|partition| partition.link.state()).collect());
+        Ok(Self { all: partitions, link })
     }
 
     pub fn links(&self) -> Vec<Arc<AmqpLink>> {
-        self.0.iter().map(|partition| Arc::clone(&partition.link)).collect()
+        self.all.iter().map(|partition| Arc::clone(&partition.link)).collect()
     }
 
     /// The state of all links together.
     pub fn link(&self) -> watch::Receiver<LinkState> {
-        links::together(self.0.iter().map(|partition| partition.link.state()).collect())
+        self.link.clone()
     }
 
     pub fn watch(&self, outbox_limit: u64) -> anyhow::Result<Watched<JournalStore>> {
-        Ok(Watched::new(self.0.iter().map(|partition| partition.watch(outbox_limit)).collect::<anyhow::Result<_>>()?))
+        let each = self.all.iter().map(|partition| partition.watch(outbox_limit));
+        Ok(Watched::new(each.collect::<anyhow::Result<_>>()?, self.link.clone()))
     }
 
     /// Waits for the first to end by itself, which each does only when its store fails.
     pub async fn ended(&mut self) -> anyhow::Result<()> {
         let ends = self
-            .0
+            .all
             .iter_mut()
             .map(|Partition { name, pipeline, .. }| Box::pin(async move { pipeline.ended().await.map_err(|error| failed(name, error)) }));
         let (first, _, _) = select_all(ends).await;
@@ -105,7 +112,7 @@ impl Partitions {
     /// Takes no more, finishes what is under way within the limit, and ends: all side by side.
     pub async fn drain(self) -> anyhow::Result<()> {
         let drains =
-            self.0.into_iter().map(async |Partition { name, pipeline, .. }| pipeline.drain().await.map_err(|error| failed(&name, error)));
+            self.all.into_iter().map(async |Partition { name, pipeline, .. }| pipeline.drain().await.map_err(|error| failed(&name, error)));
         all(join_all(drains).await).map(drop)
     }
 }
