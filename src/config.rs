@@ -14,6 +14,7 @@
 //! (`deploy/remedyd.example.toml`) follow it.
 
 pub mod keys;
+mod partitions;
 mod print;
 mod read;
 mod reload;
@@ -26,6 +27,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use self::partitions::{PartitionChoice, in_ranges};
 pub use self::reload::{Changes, RELOADABLE};
 pub use self::sources::{Overrides, Sources};
 pub use self::tls::{PemFile, Tls};
@@ -73,9 +75,16 @@ pub struct Amqp {
     /// Begins the name of every exchange and queue.
     pub prefix: String,
     /// Always below `partitions`.
-    pub partition: u32,
+    pub partition: PartitionChoice,
     pub partitions: u32,
     pub apply_topology: bool,
+}
+
+impl Amqp {
+    /// The partitions of this process, in order: at least one.
+    pub fn served(&self) -> Vec<u16> {
+        self.partition.of(self.partitions)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -231,9 +240,9 @@ impl Settings {
         print::sourced(self, sources)
     }
 
-    /// Where the partition of this process keeps its state: a store belongs to one partition.
-    pub fn partition_dir(&self) -> PathBuf {
-        self.store.dir.join(format!("p{}", self.amqp.partition))
+    /// Where a partition keeps its state: a store belongs to one.
+    pub fn partition_dir(&self, partition: u16) -> PathBuf {
+        self.store.dir.join(format!("p{partition}"))
     }
 }
 

@@ -47,7 +47,34 @@ fn each_wrong_value_has_its_line() {
         ("[amqp]\npublish_window = 1.5", "amqp.publish_window (file): 1.5; expected a whole number from 1 to 10000 (messages)"),
         ("[amqp]\nprefix = \"Über\"", "amqp.prefix (file): \"Über\"; expected 1 to 64 of a-z, 0-9, '.', '_', '-', beginning with a letter"),
         ("[amqp]\npartitions = 257", "amqp.partitions (file): 257; expected a whole number from 1 to 256 (partitions)"),
-        ("[amqp]\npartition = 1", "amqp.partition (file): 1; expected a number below amqp.partitions, which is 1"),
+        (
+            "[amqp]\npartition = 1",
+            "amqp.partition (file): 1; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0; 1 is not below amqp.partitions, which is 1",
+        ),
+        (
+            "[amqp]\npartition = true",
+            "amqp.partition (file): true; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0",
+        ),
+        (
+            "[amqp]\npartition = [0]",
+            "amqp.partition (file): [0]; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0",
+        ),
+        (
+            "[amqp]\npartition = \"any\"",
+            "amqp.partition (file): \"any\"; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0; \"any\" is no partition",
+        ),
+        (
+            "[amqp]\npartitions = 4\npartition = \"0-4\"",
+            "amqp.partition (file): \"0-4\"; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0; 4 is not below amqp.partitions, which is 4",
+        ),
+        (
+            "[amqp]\npartitions = 4\npartition = \"3-1\"",
+            "amqp.partition (file): \"3-1\"; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0; the range 3-1 is empty",
+        ),
+        (
+            "[amqp]\npartitions = 4\npartition = \"0-2,1\"",
+            "amqp.partition (file): \"0-2,1\"; expected \"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0; 1 is named twice",
+        ),
         ("[amqp]\napply_topology = \"yes\"", "amqp.apply_topology (file): \"yes\"; expected true or false"),
         (
             "[amqp]\nport = 1",
@@ -165,7 +192,35 @@ fn the_environment_is_over_the_file_and_flags_over_both() {
     assert!(settings.amqp.apply_topology);
     assert_eq!(settings.store.dir, Path::new("/environment"));
     assert_eq!(settings.agents.seed, 3);
-    assert_eq!(settings.partition_dir(), Path::new("/environment/p0"));
+    assert_eq!(settings.amqp.served(), [0, 1, 2, 3], "all, where nothing is said");
+    assert_eq!(settings.partition_dir(3), Path::new("/environment/p3"));
+}
+
+#[test]
+fn partitions_are_chosen_in_every_layer() {
+    for (line, served, printed) in [
+        ("", &[0, 1, 2, 3, 4, 5, 6, 7][..], "\"all\""),
+        ("partition = \"all\"", &[0, 1, 2, 3, 4, 5, 6, 7], "\"all\""),
+        ("partition = 2", &[2], "2"),
+        ("partition = \"2\"", &[2], "2"),
+        ("partition = \"0-3\"", &[0, 1, 2, 3], "\"0-3\""),
+        ("partition = \"0,2,5-7\"", &[0, 2, 5, 6, 7], "\"0,2,5-7\""),
+    ] {
+        let settings = load(&format!("[amqp]\npartitions = 8\n{line}"), &[], &Overrides::default()).unwrap();
+        assert_eq!(settings.amqp.served(), served, "{line}");
+        let printed = format!("\npartition = {printed}\n");
+        assert!(settings.to_toml().contains(&printed), "{line}: no {printed:?}");
+        assert_eq!(load(&settings.to_toml(), &[], &Overrides::default()), Ok(settings), "{line}");
+    }
+    // as Kubernetes gives a pod its ordinal
+    let environment = [("REMEDYD_AMQP__PARTITION", "3")];
+    let file = "[amqp]\npartitions = 4\npartition = \"0-1\"";
+    assert_eq!(load(file, &environment, &Overrides::default()).unwrap().amqp.served(), [3]);
+    let flag = Overrides::default().set("--partition", "amqp.partition", Some("1-2"));
+    assert_eq!(load(file, &environment, &flag).unwrap().amqp.served(), [1, 2]);
+    let wrong = Overrides::default().set("--partition", "amqp.partition", Some("0,4"));
+    let lines = load(&format!("{file}\nprefetch_reports = 0"), &environment, &wrong).unwrap_err();
+    assert!(lines.len() == 2 && lines[0].starts_with("amqp.partition (flag --partition): \"0,4\"; "), "{lines:#?}");
 }
 
 #[test]

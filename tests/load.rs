@@ -97,6 +97,15 @@ fn a_given_rate_is_kept_to_and_its_latencies_are_told() {
     check_audit(&figures);
 }
 
+/// All partitions by one service, and a relay for each as the reference.
+#[test]
+fn several_partitions_balance_together() {
+    let (figures, _, _) = run("partitions", &["--partitions", "3", "--pairs", "1", "--tenants", "30", "--agents", "20"]);
+    assert_eq!(figures["settings"]["partitions"], 3);
+    assert!(number(&figures, "/events_per_s") > 0.0 && number(&figures, "/ratio_to_reference") > 0.0, "{figures}");
+    check_audit(&figures);
+}
+
 #[track_caller]
 fn check_refused(args: &[&str], told: &str) {
     let output = remedyd(["load"].iter().chain(args)).output().unwrap();
@@ -116,6 +125,7 @@ fn wrong_arguments_are_named() {
     check_refused(&with(&["--approval-delay-ms", "9-1"]), "--approval-delay-ms");
     check_refused(&with(&["--fail-percent", "101"]), "--fail-percent");
     check_refused(&with(&["--duration", "0"]), "--duration");
+    check_refused(&with(&["--partitions", "0"]), "--partitions");
     check_refused(&with(&["--surveys-only", "--rate", "5"]), "--rate");
     check_refused(&with(&["--noisy-tenant", "--tenants", "1"]), "--tenants");
     check_refused(&with(&["--prefix", "remedyd"]), "--prefix");

@@ -14,6 +14,7 @@
 //! 5. Not more than the prefetch of unsettled deliveries per lane are handed out at a time.
 
 pub mod amqp;
+pub mod links;
 pub mod memory;
 pub mod topology;
 

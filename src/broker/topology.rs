@@ -176,6 +176,11 @@ impl Topology {
         self.name("events")
     }
 
+    /// The exchange behind which a partition's lanes are: what is published there goes to that partition, whoever's it is.
+    pub fn entry(&self, partition: u16) -> String {
+        if self.partitions == 1 { self.events() } else { self.name(&format!("p{partition}.events")) }
+    }
+
     /// The exchange that consumers bind to.
     pub fn status(&self) -> String {
         self.name("status")
@@ -256,7 +261,7 @@ impl Topology {
         self.exchange(&by_tenant, ExchangeKind::TenantHash, hash);
         self.bind(&events, Destination::Exchange(by_tenant.clone()), "#");
         for partition in 0..self.partitions {
-            let entry = self.name(&format!("p{partition}.events"));
+            let entry = self.entry(partition);
             self.bind(&by_tenant, Destination::Exchange(entry.clone()), "1");
             self.lay_out_partition(partition, &entry);
         }

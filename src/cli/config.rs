@@ -48,8 +48,8 @@ pub struct SettingsArgs {
     /// Directory of the store [store.dir]
     #[arg(long, value_name = "DIR")]
     pub store: Option<String>,
-    /// The partition this process serves [amqp.partition]
-    #[arg(long, value_name = "P")]
+    /// The partitions this process serves: all, 2, 0-3, 0,2,5-7 [amqp.partition]
+    #[arg(long, value_name = "WHICH")]
     pub partition: Option<String>,
     /// Declare the broker's topology at start-up [amqp.apply_topology]
     #[arg(long)]

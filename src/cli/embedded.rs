@@ -78,7 +78,7 @@ impl Embedded {
             users: Arc::new(Publishers::new(Users::Anyone)),
             publish_window,
         };
-        let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), settings).map_err(store_exit)?;
+        let pipeline = pipeline::start("engine", Arc::clone(&store), Arc::clone(&link), settings).map_err(store_exit)?;
         Ok(Self { broker, link, pipeline, events_exchange: topology.events(), status, dead_letters, store, temporary })
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use hyper::StatusCode;
 
 use super::exit::{Exit, store_exit};
 use crate::model::ids::{AgentId, ReportId, TenantId};
@@ -230,6 +231,8 @@ pub(super) fn ask_exit(error: AskError) -> anyhow::Error {
     let exit = match error {
         AskError::Unreachable { .. } | AskError::BrokeOff { .. } => Exit::Broker,
         AskError::Denied { .. } => Exit::Config,
+        // what was asked is wrong, or nobody has it
+        AskError::Refused { status, .. } if [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND].contains(&status) => Exit::Config,
         AskError::Refused { .. } | AskError::Output(_) => Exit::Internal,
     };
     anyhow::Error::from(error).context(exit)

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::exit::Exit;
 use crate::broker::amqp::Endpoint;
-use crate::broker::topology::{DEFAULT_PREFIX, Topology};
+use crate::broker::topology::{DEFAULT_PREFIX, MAX_PARTITIONS, Topology};
 use crate::load::live::BrokerFailed;
 use crate::load::live::figures::{Figures, Latency};
 use crate::load::live::html;
@@ -53,6 +53,9 @@ pub struct LoadArgs {
     /// Use a service that runs with this prefix, instead of starting one
     #[arg(long)]
     attach: bool,
+    /// How many partitions the topology gets, all served by the one service; with --attach, how many the running one serves
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PARTITIONS)))]
+    partitions: u16,
     /// Seed of everything that is left to chance
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -106,12 +109,19 @@ pub struct LoadArgs {
     relay: Option<Vec<String>>,
 }
 
+impl LoadArgs {
+    /// What this process works on itself: the relay has as many workers as the service; what measures needs one partition's.
+    pub fn partitions_served(&self) -> usize {
+        if self.relay.is_some() { self.partitions.into() } else { 1 }
+    }
+}
+
 pub async fn run(args: LoadArgs) -> anyhow::Result<ExitCode> {
     check(&args)?;
     if let Some(work) = &args.relay {
         let [fan_out, bytes] = work.as_slice() else { anyhow::bail!(wrong("--relay", "expected FAN_OUT BYTES")) };
         let work = Work { fan_out: fan_out.parse().context(Exit::Config)?, bytes: bytes.parse().context(Exit::Config)? };
-        relay::run(&args.amqp_url, &Topology::with_prefix(&args.prefix, 1)?, work).await?;
+        relay::run(&args.amqp_url, &Topology::with_prefix(&args.prefix, args.partitions)?, work).await?;
         return Ok(Exit::Ok.into());
     }
     // found out before the run, not after it
@@ -171,6 +181,7 @@ fn plan(args: &LoadArgs) -> Plan {
         url: args.amqp_url.clone(),
         prefix: args.prefix.clone(),
         store: args.store.clone(),
+        partitions: args.partitions,
         mix: Mix {
             seed: args.seed,
             tenants,

@@ -74,16 +74,30 @@ enum Command {
     Schema(schema::SchemaArgs),
 }
 
-/// Half of the cores, and two at most: the engine has a thread of its own, commits have theirs, and the client another for
-/// each connection. A worker that wakes is a switch for each message, which on a small machine costs more than it gains.
-const WORKERS: std::ops::RangeInclusive<usize> = 1..=2;
+/// The most for one partition: its engine has a thread of its own, commits have theirs, and the client another for each
+/// connection. A worker that wakes is a switch for each message, which on a small machine costs more than it gains.
+const WORKERS: usize = 2;
 
 fn run_async(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     block_on(command)?
 }
 
+fn run_on(workers: usize, command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    block_on_workers(workers, command)?
+}
+
+/// Half of the cores: the other half is for the engines' threads and those that commit. What may block has tokio's bound of
+/// 512 threads, which is one for a commit and one for a look at the store of each of the most partitions that there may be.
+fn workers_for(partitions: usize) -> usize {
+    let half = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+    half.clamp(1, WORKERS * partitions)
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
-    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).clamp(*WORKERS.start(), *WORKERS.end());
+    block_on_workers(workers_for(1), work)
+}
+
+fn block_on_workers<T>(workers: usize, work: impl Future<Output = T>) -> std::io::Result<T> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(work))
 }
 
@@ -98,11 +112,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        Command::Serve(args) => run_async(serve::run(*args)),
+        Command::Serve(args) => serve::run(*args),
         Command::Replay(args) => run_async(replay::run(args)),
         Command::Topology(args) => run_async(topology::run(args)).map_err(topology::with_exit),
         Command::Demo(args) => run_async(demo::run(args)),
-        Command::Load(args) => run_async(load::run(*args)),
+        Command::Load(args) => run_on(workers_for(args.partitions_served()), load::run(*args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Explain(args) => explain::run(args),
         Command::DeadLetters(args) => dead_letters::run(*args),

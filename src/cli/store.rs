@@ -96,6 +96,9 @@ struct BackupArgs {
     /// The file with the token that the ops port asks for
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Which partition, of a service that serves several
+    #[arg(long, value_name = "N")]
+    partition: Option<u16>,
     /// The file to write, which must not be there yet
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -208,7 +211,7 @@ fn report(place: &str, findings: &Findings) -> anyhow::Result<ExitCode> {
 fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     let token = args.token_file.as_deref().map(read_token).transpose()?;
     let mut file = NewFile::create(&args.out)?;
-    super::block_on(client::backup(&args.url, token.as_deref(), file.out()))?.map_err(ask_exit)?;
+    super::block_on(client::backup(&args.url, token.as_deref(), args.partition, file.out()))?.map_err(ask_exit)?;
     // only the end says that it is whole
     let (head, totals) = transfer::check(BufReader::new(file.written()?)).map_err(transfer_exit)?;
     file.keep()?;

@@ -121,8 +121,11 @@ pub const PREFIX: Key = Key {
 };
 pub const PARTITION: Key = Key {
     path: "amqp.partition",
-    kind: Kind::Number { default: 0, min: 0, max: 255, unit: "" },
-    about: &["The partition this process serves, counted from 0."],
+    kind: Kind::Text { default: "all", expected: "\"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0" },
+    about: &[
+        "The partitions this process serves, each with an engine's thread, two connections, a store and its cache of its own.",
+        "Other processes may serve the others; of two on one, the broker lets one consume.",
+    ],
 };
 pub const PARTITIONS: Key = Key {
     path: "amqp.partitions",
@@ -145,7 +148,10 @@ pub const STORE_DIR: Key = Key {
 pub const CACHE_MIB: Key = Key {
     path: "store.cache_mib",
     kind: Kind::Number { default: 128, min: 64, max: 256, unit: "MiB" },
-    about: &["Page cache of the store. Below 64 a survey herd reads from disk; above 256 a million agents no longer fit in 512 MiB."],
+    about: &[
+        "Page cache of each partition's store. Below 64 a survey herd reads from disk; above 256 a million agents no",
+        "longer fit in 512 MiB.",
+    ],
 };
 pub const AUDIT_DAYS: Key = Key {
     path: "store.audit_days",

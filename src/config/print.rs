@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::keys::{self, Key, Kind};
-use super::{Accounts, PemFile, Settings, Sources, User, Users};
+use super::{Accounts, PartitionChoice, PemFile, Settings, Sources, User, Users};
 
 const HEAD: &str = "\
 # Settings of remedyd. Each key stands with its default; leave out what you do not change.
@@ -126,7 +126,7 @@ pub(super) fn value(settings: &Settings, key: &Key) -> Option<String> {
         "amqp.prefetch_surveys" => amqp.prefetch_surveys.to_string(),
         "amqp.publish_window" => amqp.publish_window.to_string(),
         "amqp.prefix" => quoted(&amqp.prefix),
-        "amqp.partition" => amqp.partition.to_string(),
+        "amqp.partition" => partition(&amqp.partition),
         "amqp.partitions" => amqp.partitions.to_string(),
         "amqp.apply_topology" => amqp.apply_topology.to_string(),
         "store.dir" => quoted(&store.dir.to_string_lossy()),
@@ -147,6 +147,12 @@ pub(super) fn value(settings: &Settings, key: &Key) -> Option<String> {
         _ => return None,
     };
     Some(value)
+}
+
+/// One partition is a number, as whoever starts a process for each writes it.
+fn partition(choice: &PartitionChoice) -> String {
+    let text = choice.to_string();
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text } else { quoted(&text) }
 }
 
 fn path(file: Option<&PemFile>) -> String {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use config::{Value, ValueKind};
 
 use super::keys::{self, Key, Kind};
+use super::partitions::PartitionChoice;
 use super::sources::Tree;
 use super::tls::{PemFile, Tls};
 use super::url::{AmqpUrl, REDACTED};
@@ -27,11 +28,7 @@ pub(super) fn settings(tree: &Tree) -> (Settings, Vec<String>) {
     let (url, url_file) = reader.url();
     let tls = reader.tls(&url);
     let partitions = reader.number(&keys::PARTITIONS);
-    let partition = reader.number(&keys::PARTITION);
-    if partition >= partitions {
-        let expected = format!("a number below amqp.partitions, which is {partitions}");
-        reader.wrong(&keys::PARTITION, &expected);
-    }
+    let partition = reader.partition(partitions);
     let settings = Settings {
         amqp: Amqp {
             url,
@@ -42,7 +39,7 @@ pub(super) fn settings(tree: &Tree) -> (Settings, Vec<String>) {
             prefetch_surveys: reader.number(&keys::PREFETCH_SURVEYS) as u16,
             publish_window: reader.number(&keys::PUBLISH_WINDOW) as usize,
             prefix: reader.text(&keys::PREFIX, is_prefix),
-            partition: partition as u32,
+            partition,
             partitions: partitions as u32,
             apply_topology: reader.flag(&keys::APPLY_TOPOLOGY),
         },
@@ -172,6 +169,22 @@ impl<'a> Reader<'a> {
         self.taken(key, default.to_owned(), |value| match value {
             ValueKind::String(text) if is_right(text) => Some(text.clone()),
             _ => None,
+        })
+    }
+
+    /// In the file one partition is a number; everything else, and everything from elsewhere, is text.
+    fn partition(&mut self, partitions: u64) -> PartitionChoice {
+        let default = PartitionChoice::All;
+        let Some(value) = self.value(&keys::PARTITION) else { return default };
+        let parsed = match &value.kind {
+            ValueKind::String(text) => PartitionChoice::parse(text, partitions),
+            ValueKind::I64(number) => PartitionChoice::parse(&number.to_string(), partitions),
+            _ => Err(String::new()),
+        };
+        parsed.unwrap_or_else(|why| {
+            let expected = keys::PARTITION.expected();
+            self.wrong(&keys::PARTITION, &if why.is_empty() { expected } else { format!("{expected}; {why}") });
+            default
         })
     }
 

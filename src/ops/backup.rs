@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::port::{Longer, Of};
+use super::watched::Unclear;
 use crate::store::Store;
 use crate::store::transfer::{Totals, TransferError};
 
@@ -34,34 +37,55 @@ const PIECES: usize = 4;
 /// A reader that takes nothing for this long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn answer<S: Store>(State(shared): Of<S>, Extension(longer): Extension<Longer>, headers: HeaderMap) -> Response {
+/// Which partition's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameters {
+    partition: Option<u16>,
+}
+
+pub(super) async fn answer<S: Store>(
+    State(shared): Of<S>,
+    Extension(longer): Extension<Longer>,
+    headers: HeaderMap,
+    query: Result<Query<Parameters>, QueryRejection>,
+) -> Response {
     let refuse = |status: StatusCode, why: &str| (status, format!("{why}\n")).into_response();
     if headers.contains_key(ORIGIN) {
         return refuse(StatusCode::FORBIDDEN, "not for a browser: remedyd store backup --url …");
     }
+    let asked = match query {
+        Ok(Query(Parameters { partition })) => partition,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
     let (_, Some(watched)) = shared.standing() else {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "the service is starting: the store is being read");
     };
     drop(shared);
-    let begun = tokio::task::spawn_blocking(move || (watched.backup)());
-    let writing = match begun.await {
-        Ok(Ok(writing)) => writing,
-        Ok(Err(TransferError::Busy)) => return refuse(StatusCode::CONFLICT, &TransferError::Busy.to_string()),
-        Ok(Err(error)) => {
-            tracing::error!(error = %chain(&error), "a backup could not be begun");
+    let number = match watched.partition(asked) {
+        Ok(partition) => partition.number,
+        Err(unclear @ Unclear::NotNamed { .. }) => return refuse(StatusCode::BAD_REQUEST, &unclear.to_string()),
+        Err(unclear @ Unclear::NotServed { .. }) => return refuse(StatusCode::NOT_FOUND, &unclear.to_string()),
+    };
+    let begun = tokio::task::spawn_blocking(move || watched.partition(Some(number)).ok().map(|partition| (partition.backup)())).await;
+    let writing = match begun {
+        Ok(Some(Ok(writing))) => writing,
+        Ok(Some(Err(TransferError::Busy))) => return refuse(StatusCode::CONFLICT, &TransferError::Busy.to_string()),
+        Ok(Some(Err(error))) => {
+            tracing::error!(partition = number, error = %chain(&error), "a backup could not be begun");
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the store could not be read; the log says more");
         }
-        Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Ok(None) | Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
     let (pieces, taken) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let mut out = Pieces { pieces, piece: Vec::with_capacity(PIECE_BYTES), runtime };
-        tracing::info!("a backup has begun");
+        tracing::info!(partition = number, "a backup has begun");
         match writing(&mut out) {
-            Ok(totals) => tracing::info!(rows = totals.rows, archived = totals.archived, "a backup has been taken"),
+            Ok(totals) => tracing::info!(partition = number, rows = totals.rows, archived = totals.archived, "a backup has been taken"),
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "a backup has not come to its end");
+                tracing::warn!(partition = number, error = %chain(&error), "a backup has not come to its end");
                 // an error in the middle of the body ends the connection, so that nobody takes this for all of it
                 let _ = out.send(Err(io::Error::other(error.to_string())));
             }

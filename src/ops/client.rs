@@ -24,6 +24,8 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// Far above what one page may be.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
+const BACKUP: &str = "/api/v1/backup";
+
 /// `http://host:port`, and nothing behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpsUrl {
@@ -147,10 +149,12 @@ pub async fn ask(url: &OpsUrl, token: Option<&str>, question: &Question, format:
 }
 
 /// Has the service write its store down, and hands the lines on as they come. Whether they are all there their end says.
-pub async fn backup(url: &OpsUrl, token: Option<&str>, out: &mut (dyn Write + Send)) -> Result<(), AskError> {
+/// `partition`: which, of a service that serves several.
+pub async fn backup(url: &OpsUrl, token: Option<&str>, partition: Option<u16>, out: &mut (dyn Write + Send)) -> Result<(), AskError> {
     let unreachable = |source| AskError::Unreachable { url: url.clone(), source };
     // what the store has frozen already has to get into sled first
-    let asked = tokio::time::timeout(PATIENCE * 2, send(url, token, Method::POST, "/api/v1/backup")).await;
+    let path = partition.map_or_else(|| BACKUP.to_owned(), |partition| format!("{BACKUP}?partition={partition}"));
+    let asked = tokio::time::timeout(PATIENCE * 2, send(url, token, Method::POST, &path)).await;
     let (response, driving) = asked.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer"))).map_err(unreachable)?;
     let (status, mut body) = (response.status(), response.into_body());
     if status != StatusCode::OK {

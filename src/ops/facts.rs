@@ -10,9 +10,9 @@ use crate::pipeline::histogram::Distribution;
 use crate::store::Store;
 use crate::wire::{InboundType, Reason};
 
-use super::health::{self, Stage};
-use super::port::Watched;
+use super::health::{self, Flow, Stage, Whose};
 use super::process::Process;
+use super::watched::{Partition, Watched};
 
 /// Tenants that are named; all others are one figure.
 pub const TOP_TENANTS: usize = 10;
@@ -31,9 +31,11 @@ pub struct Facts {
     pub running: Option<Running>,
 }
 
-/// What there is to say once there is a pipeline.
+/// What there is to say once there are pipelines: of all partitions together.
 #[derive(Debug)]
 pub struct Running {
+    /// In ranges.
+    pub partitions: String,
     pub link: LinkState,
     pub reconnects: u64,
     pub ledger: Ledger,
@@ -53,26 +55,35 @@ pub struct Running {
 
 impl Facts {
     pub fn gather<S: Store>(stage: Stage, started_at: Timestamp, watched: Option<&Watched<S>>) -> Self {
-        let running = watched.map(Running::gather);
-        let signs = watched.map(|watched| watched.view.vitals.signs());
-        let (outbox_rows, outbox_limit) = running.as_ref().map_or((0, 0), |running| (running.outbox_rows, running.outbox_limit));
+        let flows: Vec<Flow> = watched.into_iter().flat_map(Watched::partitions).map(flow).collect();
         Self {
             at: system_now(),
             started_at,
             stage,
-            not_live: health::not_live(stage, signs.as_ref()),
-            not_ready: health::not_ready(stage, running.as_ref().map(|running| &running.link), outbox_rows, outbox_limit),
+            not_live: health::not_live(stage, || watched.map_or_else(Vec::new, |watched| watched.ailments()())),
+            not_ready: health::not_ready(stage, &flows),
             process: Process::now(),
-            running,
+            running: watched.and_then(Running::gather),
         }
     }
 }
 
+fn flow<S>((whose, partition): (Whose, &Partition<S>)) -> Flow {
+    let outbox_rows = partition.view.counters.outbox_rows.load(Relaxed);
+    Flow { whose, link: partition.link.borrow().clone(), outbox_rows, outbox_limit: partition.outbox_limit }
+}
+
 impl Running {
-    fn gather<S: Store>(watched: &Watched<S>) -> Self {
-        let counters = &watched.view.counters;
+    /// All partitions together; none only if there is no partition.
+    fn gather<S: Store>(watched: &Watched<S>) -> Option<Self> {
+        watched.partitions().map(|(_, partition)| Self::of(partition, watched)).reduce(Self::with)
+    }
+
+    fn of<S: Store>(partition: &Partition<S>, watched: &Watched<S>) -> Self {
+        let counters = &partition.view.counters;
         let names = InboundType::ALL.iter().map(|known| known.as_str()).chain([UNREADABLE]);
         Self {
+            partitions: watched.served(),
             link: watched.link.borrow().clone(),
             reconnects: watched.reconnects(),
             ledger: counters.ledger(),
@@ -80,14 +91,40 @@ impl Running {
             by_type: names.zip(&counters.by_type).map(|(name, count)| (name, count.load(Relaxed))).collect(),
             by_reason: Reason::ALL.iter().zip(&counters.by_reason).map(|(reason, count)| (reason.as_str(), count.load(Relaxed))).collect(),
             outbox_rows: counters.outbox_rows.load(Relaxed),
-            outbox_limit: watched.outbox_limit,
+            outbox_limit: partition.outbox_limit,
             timers: counters.timers.load(Relaxed),
-            census: watched.view.census.totals(TOP_TENANTS),
-            store_bytes: (watched.store_bytes)(),
+            census: partition.view.census.totals(TOP_TENANTS),
+            store_bytes: (partition.store_bytes)(),
             commit: counters.commit.distribution(),
             batch: counters.batch.distribution(),
             decision: counters.decision.distribution(),
             page: counters.page.distribution(),
+        }
+    }
+
+    /// With another partition's. Which there are, and how their link stands, is said of all already.
+    fn with(self, other: Self) -> Self {
+        // both are in the order of the same table
+        let added = |ours: Vec<(&'static str, u64)>, theirs: Vec<(&'static str, u64)>| {
+            ours.into_iter().zip(theirs).map(|((name, a), (_, b))| (name, a + b)).collect()
+        };
+        Self {
+            partitions: self.partitions,
+            link: self.link,
+            reconnects: self.reconnects,
+            ledger: self.ledger + other.ledger,
+            count: self.count + other.count,
+            by_type: added(self.by_type, other.by_type),
+            by_reason: added(self.by_reason, other.by_reason),
+            outbox_rows: self.outbox_rows + other.outbox_rows,
+            outbox_limit: self.outbox_limit + other.outbox_limit,
+            timers: self.timers + other.timers,
+            census: self.census.with(other.census, TOP_TENANTS),
+            store_bytes: self.store_bytes.zip(other.store_bytes).map(|(a, b)| a + b),
+            commit: self.commit + other.commit,
+            batch: self.batch + other.batch,
+            decision: self.decision + other.decision,
+            page: self.page + other.page,
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Never here: the broker as a reason not to be live. It may be away for days, and a restart loop would only add to that.
 
 use crate::broker::LinkState;
-use crate::pipeline::vitals::Signs;
 
 /// How far the process has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,31 +24,59 @@ impl Stage {
     }
 }
 
-/// Why it is not live; empty when it is. While it starts there is nothing yet that could be dead, and while it drains its
-/// consumers have ended.
-pub fn not_live(stage: Stage, signs: Option<&Signs>) -> Vec<String> {
-    match (stage, signs) {
-        (Stage::Running, Some(signs)) => signs.ailments(),
-        (Stage::Starting | Stage::Running | Stage::Draining, _) => Vec::new(),
+/// Of which partition something is said; of the only one it need not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose(Option<u16>);
+
+impl Whose {
+    pub fn of(number: u16, partitions: usize) -> Self {
+        Self((partitions > 1).then_some(number))
+    }
+
+    pub fn all(self, why: Vec<String>) -> impl Iterator<Item = String> {
+        why.into_iter().map(move |why| self.0.map_or_else(|| why.clone(), |number| format!("partition {number}: {why}")))
     }
 }
 
-/// Why it is not ready; empty when it is.
-pub fn not_ready(stage: Stage, link: Option<&LinkState>, outbox_rows: u64, outbox_limit: u64) -> Vec<String> {
-    let mut why = Vec::new();
+/// What one partition needs to take and to publish.
+#[derive(Debug)]
+pub struct Flow {
+    pub whose: Whose,
+    pub link: LinkState,
+    pub outbox_rows: u64,
+    pub outbox_limit: u64,
+}
+
+/// Why it is not live; empty when it is. While it starts there is nothing yet that could be dead, and while it drains its
+/// consumers have ended.
+pub fn not_live(stage: Stage, ailments: impl FnOnce() -> Vec<String>) -> Vec<String> {
     match stage {
-        Stage::Starting => why.push("service: starting, the store is being read".to_owned()),
-        Stage::Draining => why.push("service: stopping, it takes no more".to_owned()),
-        Stage::Running => {}
+        Stage::Running => ailments(),
+        Stage::Starting | Stage::Draining => Vec::new(),
     }
+}
+
+/// Why it is not ready; empty when it is: when each of its partitions is.
+pub fn not_ready(stage: Stage, flows: &[Flow]) -> Vec<String> {
+    let process = match stage {
+        Stage::Starting => Some("service: starting, the store is being read".to_owned()),
+        Stage::Draining => Some("service: stopping, it takes no more".to_owned()),
+        Stage::Running => None,
+    };
+    process.into_iter().chain(flows.iter().flat_map(|flow| flow.whose.all(in_the_way(flow)))).collect()
+}
+
+fn in_the_way(flow: &Flow) -> Vec<String> {
+    let Flow { whose: _, link, outbox_rows, outbox_limit } = flow;
+    let mut why = Vec::new();
     match link {
-        Some(LinkState::Ready { .. }) | None => {}
-        Some(LinkState::Connecting) => why.push("broker: not connected, trying".to_owned()),
+        LinkState::Ready { .. } => {}
+        LinkState::Connecting => why.push("broker: not connected, trying".to_owned()),
         // what it says why is the broker's own text
-        Some(LinkState::Blocked { reason, .. }) => why.push(format!("broker: it blocks publishing ({})", reason.escape_debug())),
-        Some(LinkState::Closed) => why.push("broker: the connection has been closed".to_owned()),
+        LinkState::Blocked { reason, .. } => why.push(format!("broker: it blocks publishing ({})", reason.escape_debug())),
+        LinkState::Closed => why.push("broker: the connection has been closed".to_owned()),
     }
-    if outbox_limit > 0 && outbox_rows >= outbox_limit {
+    if outbox_rows >= outbox_limit {
         why.push(format!("outbox: full ({outbox_rows} of {outbox_limit} rows wait for their confirm)"));
     }
     why
@@ -70,7 +97,10 @@ pub fn link_state(link: &LinkState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    fn flow(number: u16, partitions: usize, link: &LinkState, outbox_rows: u64) -> Flow {
+        Flow { whose: Whose::of(number, partitions), link: link.clone(), outbox_rows, outbox_limit: 10 }
+    }
 
     #[test]
     fn ready_says_what_is_in_the_way() {
@@ -86,18 +116,32 @@ mod tests {
             ),
             (Stage::Draining, &LinkState::Ready { epoch: 1 }, 0, vec!["service: stopping, it takes no more"]),
         ] {
-            assert_eq!(not_ready(stage, Some(link), rows, 10), expected);
+            assert_eq!(not_ready(stage, &[flow(3, 1, link, rows)]), expected);
         }
-        assert_eq!(not_ready(Stage::Starting, None, 0, 0), ["service: starting, the store is being read"]);
+        assert_eq!(not_ready(Stage::Starting, &[]), ["service: starting, the store is being read"]);
+    }
+
+    #[test]
+    fn of_several_partitions_each_says_what_is_in_its_way() {
+        let ready = LinkState::Ready { epoch: 1 };
+        let flows = [flow(0, 3, &ready, 9), flow(1, 3, &LinkState::Connecting, 0), flow(2, 3, &ready, 10)];
+        assert_eq!(
+            not_ready(Stage::Draining, &flows),
+            [
+                "service: stopping, it takes no more",
+                "partition 1: broker: not connected, trying",
+                "partition 2: outbox: full (10 of 10 rows wait for their confirm)"
+            ]
+        );
+        assert_eq!(not_ready(Stage::Running, &flows[..1]), Vec::<String>::new());
     }
 
     #[test]
     fn only_a_running_service_can_be_dead() {
-        let long = Duration::from_secs(3_600);
-        let ill = Signs { engine: long, store: long, tasks: [("a", Some(long)), ("b", None), ("c", None)] };
-        assert_eq!(not_live(Stage::Running, Some(&ill)).len(), 3);
+        let ill = || vec!["engine: no heartbeat for 31 s".to_owned()];
+        assert_eq!(not_live(Stage::Running, ill), ill());
         for stage in [Stage::Starting, Stage::Draining] {
-            assert_eq!(not_live(stage, Some(&ill)), Vec::<String>::new());
+            assert_eq!(not_live(stage, ill), Vec::<String>::new());
         }
     }
 }

@@ -6,7 +6,7 @@
 //! /metrics                      OpenMetrics
 //! /                             the status page
 //! /api/v1/…                     what `inspect` and `explain` answer, a page at a time
-//! POST /api/v1/backup           the whole store as of one moment, as lines
+//! POST /api/v1/backup           the whole store (?partition=N, one of several) as of one moment, as lines
 //! ```
 //!
 //! Reading only (a POST for the one question that costs the service something), beside the engine and never in its way: figures come from atomics, rows from committed batches, one
@@ -27,5 +27,6 @@ mod page;
 pub mod port;
 mod process;
 pub mod systemd;
+pub mod watched;
 
 pub use access::Access;

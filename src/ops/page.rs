@@ -3,14 +3,14 @@
 //!
 //! Never here: a text that is not escaped. Subjects and host names are often an attacker's.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
 use crate::broker::LinkState;
 use crate::model::ids::{ReportId, TenantId};
 use crate::model::report::Severity;
 use crate::model::time::Timestamp;
-use crate::pipeline::View;
-use crate::pipeline::census::{Open, Standing};
+use crate::pipeline::census::{Census, Open, OpenReport, Standing};
 use crate::pipeline::histogram::Distribution;
 use crate::pipeline::reading;
 use crate::store::{Store, StoreError};
@@ -18,6 +18,7 @@ use crate::store::{Store, StoreError};
 use super::facts::{Facts, Running};
 use super::inspect::blockers::blockers;
 use super::inspect::text::harmless;
+use super::watched::Watched;
 
 pub const STYLE: &str = include_str!("style.css");
 
@@ -41,11 +42,21 @@ pub struct Urgent {
     next_try: Option<Timestamp>,
 }
 
-/// The most urgent open reports. Reads three rows of the store for each.
-pub fn urgent<S: Store>(view: &View<S>) -> Result<Vec<Urgent>, StoreError> {
+/// The most urgent open reports of all partitions. Reads three rows of a store for each.
+pub fn urgent<S: Store>(watched: &Watched<S>) -> Result<Vec<Urgent>, StoreError> {
+    let mut open: Vec<OpenReport> = Vec::new();
+    let mut stores: HashMap<(TenantId, ReportId), &S> = HashMap::new();
+    for (_, partition) in watched.partitions() {
+        let here = partition.view.census.most_urgent(LISTED);
+        stores.extend(here.iter().map(|(tenant, id, _)| ((*tenant, *id), partition.view.store.as_ref())));
+        open.extend(here);
+    }
+    Census::by_urgency(&mut open);
+    open.truncate(LISTED);
     let mut listed = Vec::new();
-    for (tenant, id, open) in view.census.most_urgent(LISTED) {
-        let Some(stored) = reading::report(view.store.as_ref(), tenant, id)? else { continue };
+    for (tenant, id, open) in open {
+        let Some(store) = stores.get(&(tenant, id)) else { continue };
+        let Some(stored) = reading::report(*store, tenant, id)? else { continue };
         let blockers = blockers(&stored);
         let first = blockers.first().map(|blocker| {
             let task =
@@ -330,6 +341,7 @@ fn process(page: &mut String, facts: &Facts, running: &Running) -> fmt::Result {
     page.write_str("<section><h2>Process</h2><table>")?;
     for (name, value) in [
         ("running since", moment(facts.started_at)),
+        ("partitions", running.partitions.clone()),
         ("memory", facts.process.resident_bytes.map_or_else(unknown, bytes)),
         ("processor time", facts.process.cpu_seconds.map_or_else(unknown, |seconds| format!("{seconds:.1} s"))),
         ("open files", facts.process.open_fds.map_or_else(unknown, number)),

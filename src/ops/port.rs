@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,22 +21,20 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::LinkState;
 use crate::model::time::{Timestamp, system_now};
-use crate::pipeline::View;
 use crate::store::Store;
-use crate::store::transfer::TransferError;
 
 use super::access::Access;
 use super::api::{self, Asked, BUDGET_ROWS, Body, NEXT, Parameters};
 use super::facts::Facts;
 use super::health::Stage;
-use super::inspect::stores::{Stores, TooMuch};
+use super::inspect::stores::TooMuch;
 use super::inspect::{Format, Told, answer};
+use super::watched::Watched;
 use super::{backup, metrics, page};
 
 /// Connections at a time; further ones wait to be accepted. A flood of them must not use up the descriptors that the
@@ -63,38 +60,6 @@ pub async fn bind(address: SocketAddr) -> io::Result<Bound> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     Ok(Bound { listener, address })
-}
-
-/// A running pipeline, and what else is to be seen of it.
-pub struct Watched<S> {
-    pub view: View<S>,
-    pub link: watch::Receiver<LinkState>,
-    /// Outbox rows at which consuming pauses.
-    pub outbox_limit: u64,
-    /// The size of the store's files.
-    pub store_bytes: Box<dyn Fn() -> Option<u64> + Send + Sync>,
-    pub(super) backup: backup::Begin,
-    epoch: AtomicU64,
-}
-
-impl<S> Watched<S> {
-    pub fn new(
-        view: View<S>,
-        link: watch::Receiver<LinkState>,
-        outbox_limit: u64,
-        store_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
-        backup: impl Fn() -> Result<backup::Writing, TransferError> + Send + Sync + 'static,
-    ) -> Self {
-        Self { view, link, outbox_limit, store_bytes: Box::new(store_bytes), backup: Box::new(backup), epoch: AtomicU64::new(0) }
-    }
-
-    /// Connections after the first, as far as has been looked.
-    pub(super) fn reconnects(&self) -> u64 {
-        if let LinkState::Ready { epoch } | LinkState::Blocked { epoch, .. } = *self.link.borrow() {
-            self.epoch.fetch_max(epoch, Relaxed);
-        }
-        self.epoch.load(Relaxed).saturating_sub(1)
-    }
 }
 
 /// The port, served until closed.
@@ -136,9 +101,9 @@ impl Bound {
 }
 
 impl<S: Store> Port<S> {
-    /// The pipeline has recovered and runs.
-    pub fn started(&self, watched: Watched<S>) {
-        self.stand(Stage::Running, Some(Arc::new(watched)));
+    /// The pipelines have recovered and run.
+    pub fn started(&self, watched: Arc<Watched<S>>) {
+        self.stand(Stage::Running, Some(watched));
     }
 
     /// Told to stop; what there is can still be looked at.
@@ -337,7 +302,7 @@ async fn show_metrics<S: Store>(State(shared): Of<S>) -> Response {
 
 async fn status_page<S: Store>(State(shared): Of<S>) -> Response {
     let read = shared.read(|shared| {
-        let urgent = shared.standing().1.map_or_else(|| Ok(Vec::new()), |watched| page::urgent(&watched.view));
+        let urgent = shared.standing().1.map_or_else(|| Ok(Vec::new()), |watched| page::urgent(&watched));
         page::html(&shared.facts(), &urgent)
     });
     read.await.map_or_else(|refused| refused, |html| ([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
@@ -354,7 +319,7 @@ async fn ask<S: Store>(shared: Arc<Shared<S>>, asked: Asked) -> Response {
     };
     let many = page.rows.is_some() && question.is_list();
     let read = shared.read(move |_| {
-        let stores = Stores::new(vec![Arc::clone(&watched.view.store)], Some(BUDGET_ROWS));
+        let stores = watched.stores(BUDGET_ROWS);
         let mut body = Body::default();
         let told = answer(&stores, &question, format, &page, &mut body);
         told.map(|told| (told, body.0))

@@ -10,7 +10,6 @@
 //! Never here: the broker as a reason to withhold any of it, a failure to tell as a reason to stop, or a wait for systemd.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
 use std::{io, thread};
@@ -20,7 +19,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::broker::LinkState;
-use crate::pipeline::vitals::Vitals;
 
 /// Beats in the time after which systemd ends a service that is silent: one may be late and one lost.
 const BEATS: u32 = 3;
@@ -43,12 +41,11 @@ impl Supervisor {
     }
 
     /// Says that the service has started, and from then on how it stands and that it lives. Must be called within a tokio
-    /// runtime, when the pipeline runs.
-    pub fn started(vitals: Arc<Vitals>, link: watch::Receiver<LinkState>) -> io::Result<Self> {
+    /// runtime, when the pipelines run. `ailments` says what only a restart can mend.
+    pub fn started(ailments: impl Fn() -> Vec<String> + Send + Sync + 'static, link: watch::Receiver<LinkState>) -> io::Result<Self> {
         let (words, said) = mpsc::sync_channel(WAITING);
         // a thread of its own, which nobody waits for: a word blocks while the manager's socket is full
         thread::Builder::new().name("systemd".into()).spawn(move || said.into_iter().for_each(|words: String| say(&words)))?;
-        let ailments = move || vitals.signs().ailments();
         let beat = sd_notify::watchdog_enabled().map(between_beats);
         let to_say = words.clone();
         let task = tokio::spawn(attend(ailments, link, beat, move |states| tell(&to_say, states)));
@@ -142,8 +139,8 @@ fn standing(link: &LinkState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::{Arc, Mutex};
 
     /// What has been told, one line each.
     type Told = Arc<Mutex<Vec<String>>>;

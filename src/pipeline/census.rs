@@ -83,6 +83,9 @@ pub struct Open {
     pub retries: u32,
 }
 
+/// A report with where it stands.
+pub type OpenReport = (TenantId, ReportId, Open);
+
 impl Open {
     fn of(report: &Report) -> Option<Self> {
         let standing = Standing::of(report)?;
@@ -143,20 +146,45 @@ impl Census {
         }
     }
 
-    /// The open reports that need people most: blocked before the others, then by severity, then the oldest.
-    pub fn most_urgent(&self, limit: usize) -> Vec<(TenantId, ReportId, Open)> {
+    /// The open reports that need people most, as [`Self::by_urgency`] orders them.
+    pub fn most_urgent(&self, limit: usize) -> Vec<OpenReport> {
         let counted = self.lock();
         let mut open: Vec<_> = counted.open.iter().map(|((tenant, report), open)| (*tenant, *report, *open)).collect();
         drop(counted);
-        let urgency =
-            |open: &Open| (open.standing > Standing::AwaitingApproval, std::cmp::Reverse(open.severity), open.standing, open.sent_at);
-        open.sort_unstable_by_key(|(tenant, report, open)| (urgency(open), *tenant, *report));
+        Self::by_urgency(&mut open);
         open.truncate(limit);
         open
     }
 
+    /// Blocked before the others, then by severity, then the oldest.
+    pub fn by_urgency(open: &mut [OpenReport]) {
+        let urgency =
+            |open: &Open| (open.standing > Standing::AwaitingApproval, std::cmp::Reverse(open.severity), open.standing, open.sent_at);
+        open.sort_unstable_by_key(|(tenant, report, open)| (urgency(open), *tenant, *report));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Totals {
+    /// With another partition's, whose tenants are others. `top`: the tenants that both name at most.
+    #[must_use]
+    pub fn with(mut self, other: Self, top: usize) -> Self {
+        let Self { complete, open, by_standing, top_tenants, other_tenants, tenants, retries } = other;
+        self.complete &= complete;
+        self.open += open;
+        for (key, count) in by_standing {
+            *self.by_standing.entry(key).or_default() += count;
+        }
+        self.top_tenants.extend(top_tenants);
+        self.top_tenants.sort_unstable_by_key(|(tenant, open)| (std::cmp::Reverse(*open), *tenant));
+        self.other_tenants += other_tenants + self.top_tenants.iter().skip(top).map(|(_, open)| open).sum::<u64>();
+        self.top_tenants.truncate(top);
+        self.tenants += tenants;
+        self.retries += retries;
+        self
     }
 }
 
@@ -215,7 +243,8 @@ pub(super) fn start<S: Store>(store: &Arc<S>) -> Result<(Feed, Arc<Census>), Sto
     let missed = Arc::new(AtomicBool::new(false));
     let census = Arc::new(Census::default());
     let clerk = Clerk { store: Arc::downgrade(store), told, missed: Arc::clone(&missed), census: Arc::clone(&census) };
-    let spawned = thread::Builder::new().name("census".into()).spawn(move || clerk.run());
+    let span = tracing::Span::current();
+    let spawned = thread::Builder::new().name("census".into()).spawn(move || span.in_scope(|| clerk.run()));
     spawned.map_err(|source| StoreError::Io { doing: "starting the thread of the census", source })?;
     Ok((Feed { changed, missed }, census))
 }
@@ -320,6 +349,27 @@ impl<S: Store> Clerk<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_partitions_are_one_census() {
+        let tenant = |organization| TenantId { account: 1, organization };
+        let partition = |first: u64, opened: &[u64]| {
+            let census = Census::default();
+            for (number, count) in opened.iter().enumerate() {
+                for report in 0..*count {
+                    let open = Open { standing: Standing::Ready, severity: Severity::Low, sent_at: Timestamp::UNIX_EPOCH, retries: 1 };
+                    census.lock().set((tenant(first + number as u64), ReportId(report)), Some(open));
+                }
+            }
+            census.lock().complete = true;
+            census.totals(2)
+        };
+        let both = partition(10, &[5, 1, 3]).with(partition(20, &[4, 2]), 2);
+        assert_eq!(both.top_tenants, [(tenant(10), 5), (tenant(20), 4)]);
+        assert_eq!((both.open, both.other_tenants, both.tenants, both.retries, both.complete), (15, 6, 5, 15, true));
+        assert_eq!(both.by_standing, BTreeMap::from([((Standing::Ready, Severity::Low), 15)]));
+        assert!(!both.with(Totals::default(), 2).complete, "one is still counting");
+    }
 
     #[test]
     fn every_count_follows_each_change() {

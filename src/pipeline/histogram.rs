@@ -58,6 +58,15 @@ impl Histogram {
     }
 }
 
+/// Of two partitions together.
+impl std::ops::Add for Distribution {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { buckets: std::array::from_fn(|slot| self.buckets[slot] + other.buckets[slot]), sum: self.sum + other.sum }
+    }
+}
+
 impl Distribution {
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

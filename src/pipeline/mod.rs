@@ -41,6 +41,7 @@ use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::broker::{Lane, Link};
 use crate::config::Publishers;
@@ -89,11 +90,13 @@ pub struct View<S> {
     pub census: Arc<Census>,
 }
 
-/// Recovers the partition from `store` and begins to consume. Blocks while it reads the store.
-pub fn start<S: Store, L: Link>(store: Arc<S>, link: Arc<L>, settings: Settings) -> Result<Pipeline, StoreError> {
+/// Recovers the partition from `store` and begins to consume. Blocks while it reads the store. What is logged is within the
+/// caller's span; `name` is the engine's thread's, for which Linux keeps 15 bytes.
+pub fn start<S: Store, L: Link>(name: &str, store: Arc<S>, link: Arc<L>, settings: Settings) -> Result<Pipeline, StoreError> {
     let (pipeline, engine) = assemble(store, link, settings, engine::on_a_blocking_thread)?;
     let runtime = tokio::runtime::Handle::current();
-    let spawned = thread::Builder::new().name("engine".into()).spawn(move || runtime.block_on(engine));
+    let engine = engine.in_current_span();
+    let spawned = thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(engine));
     spawned.map_err(|source| StoreError::Io { doing: "starting the engine's thread", source })?;
     Ok(pipeline)
 }
@@ -116,16 +119,11 @@ pub fn assemble<S: Store, L: Link>(
     let drain = CancellationToken::new();
     let ingest = [(Lane::Reports, reports_in), (Lane::Surveys, surveys_in)].map(|(lane, engine)| {
         let task = ingest::ingest(Arc::clone(&link), lane, Arc::clone(&settings.users), Arc::clone(&counters), engine);
-        tokio::spawn(task).abort_handle()
+        tokio::spawn(task.in_current_span()).abort_handle()
     });
-    let relaying = tokio::spawn(relay::relay(
-        Arc::clone(&link),
-        settings.publish_window,
-        settings.limits.repeats,
-        Arc::clone(&counters),
-        relayed,
-        confirmed_in,
-    ));
+    let relay_task =
+        relay::relay(Arc::clone(&link), settings.publish_window, settings.limits.repeats, Arc::clone(&counters), relayed, confirmed_in);
+    let relaying = tokio::spawn(relay_task.in_current_span());
     let vitals = Arc::new(Vitals::new(ingest, relaying.abort_handle()));
     let census = Arc::new(OnceLock::new());
     let wiring = Wiring {

@@ -114,7 +114,7 @@ impl Rig {
             users: Arc::new(Publishers::new(self.users.clone())),
             publish_window: 100,
         };
-        let pipeline = pipeline::start(Arc::clone(&store), Arc::clone(&link), settings).unwrap();
+        let pipeline = pipeline::start("engine", Arc::clone(&store), Arc::clone(&link), settings).unwrap();
         Run { pipeline, store, link }
     }
 

@@ -140,6 +140,7 @@ pub fn check_properties(got: &Got) {
 pub struct Outside {
     pub prefix: String,
     pub url: String,
+    partitions: u16,
     _connection: Connection,
     channel: Channel,
     heard: Option<Heard>,
@@ -157,6 +158,10 @@ struct Heard {
 impl Outside {
     /// `test` names what is declared.
     pub async fn connect(test: &str) -> Self {
+        Self::partitioned(test, 1).await
+    }
+
+    pub async fn partitioned(test: &str, partitions: u16) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let url = broker_url();
         let connecting = Connection::connect(&url, ConnectionProperties::default());
@@ -165,13 +170,14 @@ impl Outside {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         // unique over runs too: a failed test leaves its queues behind
         let prefix = format!("e2e.{test}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { prefix, url, _connection: connection, channel, heard: None, markers: 0 }
+        Self { prefix, url, partitions, _connection: connection, channel, heard: None, markers: 0 }
     }
 
     /// `remedyd serve` for this installation, in the events' time.
     pub fn serve(&self, store: &Path) -> Command {
         let mut command = remedyd(["serve", "--clock", "events", "--apply-topology", "--store"]);
         command.arg(store).env("REMEDYD_AMQP_URL", &self.url).env("REMEDYD_AMQP__PREFIX", &self.prefix);
+        command.env("REMEDYD_AMQP__PARTITIONS", self.partitions.to_string());
         command
     }
 
@@ -184,7 +190,8 @@ impl Outside {
 
     /// Declares the installation without starting a service.
     pub fn apply_topology(&self) {
-        let applied = remedyd(["topology", "apply", "--prefix", &self.prefix]).env("REMEDYD_AMQP_URL", &self.url).output().unwrap();
+        let mut apply = remedyd(["topology", "apply", "--prefix", &self.prefix, "--partitions", &self.partitions.to_string()]);
+        let applied = apply.env("REMEDYD_AMQP_URL", &self.url).output().unwrap();
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
     }
 
@@ -309,13 +316,30 @@ impl Outside {
         }
     }
 
+    /// Deletes a queue of the installation, by its name without the prefix.
+    pub async fn delete_queue(&self, name: &str) {
+        let queue = format!("{}.{name}", self.prefix);
+        self.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+
     /// Deletes what was declared.
     pub async fn clean(self) {
-        for name in ["p0.reports", "p0.surveys", "unrouted", "dead-letters"] {
-            let queue = format!("{}.{name}", self.prefix);
-            self.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        let mut queues = vec!["unrouted".to_owned(), "dead-letters".to_owned()];
+        let mut exchanges = ["events", "status", "unrouted"].map(str::to_owned).to_vec();
+        match self.partitions {
+            1 => exchanges.push("events.rest".to_owned()),
+            _ => exchanges.push("events.by-tenant".to_owned()),
         }
-        for name in ["events", "events.rest", "status", "unrouted"] {
+        for partition in 0..self.partitions {
+            queues.extend(["reports", "surveys"].map(|lane| format!("p{partition}.{lane}")));
+            if self.partitions > 1 {
+                exchanges.extend(["events", "events.rest"].map(|name| format!("p{partition}.{name}")));
+            }
+        }
+        for queue in queues {
+            self.delete_queue(&queue).await;
+        }
+        for name in exchanges {
             let exchange = format!("{}.{name}", self.prefix);
             self.channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
         }

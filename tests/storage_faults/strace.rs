@@ -2,6 +2,9 @@
 //!
 //! Never here: what should come of it.
 
+// Each test binary compiles this file and uses its part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 pub use connection::AmqpError;
 pub use settings::{AmqpSettings, Endpoint, Prefetch, SettingsError};
@@ -82,8 +83,9 @@ impl AmqpLink {
             outlets: Some(Outlets { reports: reports_in, surveys: surveys_in }),
         };
         let publishing = Publishing { settings: settings.clone(), standing: standing.clone(), closing: closing.clone(), jobs };
-        tasks.spawn(supervisor::supervise(consuming, settings.clone(), closing.clone(), seed));
-        tasks.spawn(supervisor::supervise(publishing, settings, closing.clone(), seed ^ PUBLISHER_SEED));
+        // what they log is about the partition that connects
+        tasks.spawn(supervisor::supervise(consuming, settings.clone(), closing.clone(), seed).in_current_span());
+        tasks.spawn(supervisor::supervise(publishing, settings, closing.clone(), seed ^ PUBLISHER_SEED).in_current_span());
         tasks.close();
         Ok(Self { reports: Mutex::new(reports), surveys: Mutex::new(surveys), intake, jobs: jobs_in, standing, closing, tasks })
     }

@@ -51,6 +51,7 @@ pub struct Figures {
 pub struct Settings {
     pub command: String,
     pub seed: u64,
+    pub partitions: u16,
     pub tenants: u32,
     pub agents_per_tenant: u32,
     pub shapes: [u32; 4],

@@ -2,16 +2,19 @@
 //! library allow at all; the service's throughput is held against it.
 //!
 //! Never here: state, a decision, a store. It uses the client as well as it can be used: deliveries of both lanes
-//! under the service's own prefetch, publications pipelined on a connection of their own, acks for many at a time.
+//! under the service's own prefetch, publications pipelined on a connection of their own, acks for many at a time. Of several
+//! partitions each has what the service gives it: two connections, windows and a task of its own, in one process.
 
 use std::collections::VecDeque;
 
 use anyhow::Context as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::stream::{FuturesUnordered, SelectAll, StreamExt as _};
+use futures_util::stream::{BoxStream, FuturesUnordered, ReadyChunks, SelectAll, StreamExt as _};
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::task::JoinSet;
 
 use crate::broker::Lane;
 use crate::broker::amqp::Endpoint;
@@ -37,51 +40,88 @@ type Flight = BoxFuture<'static, (usize, u64, lapin::Result<Confirmation>)>;
 
 /// Relays until the process is ended. Says `ready` on standard error, as the service does.
 pub async fn run(url: &str, topology: &Topology, work: Work) -> anyhow::Result<()> {
-    // the service's own windows: a wider one would measure something else
-    let settings = Settings::default().amqp;
     let endpoint = Endpoint::parse(url)?;
-    let open = async |name: &str| Connection::open(&endpoint, name, &Tls::default(), TimeOuts::default()).await.map_err(whole);
-    let (consuming, publishing) = (open("bare relay consumer").await?, open("bare relay publisher").await?);
-    let mut lanes = Vec::new();
-    let mut deliveries = SelectAll::new();
-    for (number, (lane, prefetch)) in
-        [(Lane::Reports, settings.prefetch_reports), (Lane::Surveys, settings.prefetch_surveys)].into_iter().enumerate()
-    {
-        let channel = consuming.lasting_channel().await.map_err(whole)?;
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.context("setting the prefetch")?;
-        let queue = topology.queue(0, lane);
-        let consumer = channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
-        deliveries.push(consumer.await.context("consuming")?.map(move |delivery| (number, delivery)).boxed());
-        lanes.push(Unsettled { channel, open: VecDeque::new() });
+    let mut relays = Vec::new();
+    for partition in 0..topology.partitions() {
+        relays.push(Relay::open(&endpoint, topology, partition, work).await?);
     }
-    let channel = publishing.lasting_channel().await.map_err(whole)?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await.context("asking for confirms")?;
     eprintln!("ready");
-    let mut deliveries = deliveries.ready_chunks(CHUNK);
-    let mut outlet = Outlet::new(channel, topology, work);
-    let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(landed) = flights.next(), if !flights.is_empty() => {
-                landed_one(&mut lanes, landed)?;
-                while let Some(Some(landed)) = flights.next().now_or_never() {
+    // one of them here: a single one is handed to no other thread
+    let Some(here) = relays.pop() else { return Ok(()) };
+    let mut others: JoinSet<anyhow::Result<()>> = relays.into_iter().map(Relay::run).collect();
+    tokio::select! {
+        ended = here.run() => ended,
+        Some(ended) = others.join_next() => ended?,
+    }
+}
+
+/// A delivery, and its lane.
+type Arrived = (usize, lapin::Result<Delivery>);
+
+/// The relay of one partition.
+struct Relay {
+    deliveries: ReadyChunks<SelectAll<BoxStream<'static, Arrived>>>,
+    lanes: Vec<Unsettled>,
+    outlet: Outlet,
+    publish_window: usize,
+    _connections: [Connection; 2],
+}
+
+impl Relay {
+    async fn open(endpoint: &Endpoint, topology: &Topology, partition: u16, work: Work) -> anyhow::Result<Self> {
+        // the service's own windows: a wider one would measure something else
+        let settings = Settings::default().amqp;
+        let open = async |name: &str| Connection::open(endpoint, name, &Tls::default(), TimeOuts::default()).await.map_err(whole);
+        let (consuming, publishing) = (open("bare relay consumer").await?, open("bare relay publisher").await?);
+        let mut lanes = Vec::new();
+        let mut deliveries = SelectAll::new();
+        for (number, (lane, prefetch)) in
+            [(Lane::Reports, settings.prefetch_reports), (Lane::Surveys, settings.prefetch_surveys)].into_iter().enumerate()
+        {
+            let channel = consuming.lasting_channel().await.map_err(whole)?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await.context("setting the prefetch")?;
+            let queue = topology.queue(partition, lane);
+            let consumer = channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+            deliveries.push(consumer.await.context("consuming")?.map(move |delivery| (number, delivery)).boxed());
+            lanes.push(Unsettled { channel, open: VecDeque::new() });
+        }
+        let channel = publishing.lasting_channel().await.map_err(whole)?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.context("asking for confirms")?;
+        Ok(Self {
+            deliveries: deliveries.ready_chunks(CHUNK),
+            lanes,
+            outlet: Outlet::new(channel, topology, work),
+            publish_window: settings.publish_window,
+            _connections: [consuming, publishing],
+        })
+    }
+
+    async fn run(self) -> anyhow::Result<()> {
+        let Self { mut deliveries, mut lanes, mut outlet, publish_window, _connections } = self;
+        let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(landed) = flights.next(), if !flights.is_empty() => {
                     landed_one(&mut lanes, landed)?;
+                    while let Some(Some(landed)) = flights.next().now_or_never() {
+                        landed_one(&mut lanes, landed)?;
+                    }
+                    for lane in &mut lanes {
+                        lane.ack().await?;
+                    }
                 }
-                for lane in &mut lanes {
-                    lane.ack().await?;
-                }
-            }
-            Some(arrived) = deliveries.next(), if flights.len() < settings.publish_window => {
-                for (lane, delivery) in arrived {
-                    let tag = delivery.context("consuming")?.delivery_tag;
-                    let publications = outlet.owed();
-                    lanes[lane].open.push_back((tag, publications));
-                    flights.extend((0..publications).map(|_| outlet.publish(lane, tag)));
-                }
-                // what waits for no confirm
-                for lane in &mut lanes {
-                    lane.ack().await?;
+                Some(arrived) = deliveries.next(), if flights.len() < publish_window => {
+                    for (lane, delivery) in arrived {
+                        let tag = delivery.context("consuming")?.delivery_tag;
+                        let publications = outlet.owed();
+                        lanes[lane].open.push_back((tag, publications));
+                        flights.extend((0..publications).map(|_| outlet.publish(lane, tag)));
+                    }
+                    // what waits for no confirm
+                    for lane in &mut lanes {
+                        lane.ack().await?;
+                    }
                 }
             }
         }

@@ -54,7 +54,7 @@ pub struct Depth {
     pub at_us: u64,
     /// Events that the broker has confirmed to us.
     pub confirmed: u64,
-    /// Events that wait in the two lanes.
+    /// Events that wait in the lanes of all partitions.
     pub waiting: u64,
     /// Messages that have been published in answer.
     pub outbound: u64,
@@ -115,7 +115,9 @@ impl Rig {
         let readings = Arc::new(Mutex::new(Vec::new()));
         let gauging = Gauging {
             channel: control.lasting_channel().await.map_err(whole)?,
-            queues: [Lane::Reports, Lane::Surveys].map(|lane| site.topology.queue(0, lane)),
+            queues: (0..site.topology.partitions())
+                .flat_map(|partition| [Lane::Reports, Lane::Surveys].map(|lane| site.topology.queue(partition, lane)))
+                .collect(),
             confirmed,
             books: Arc::clone(&books),
             clock,
@@ -235,14 +237,20 @@ impl Rig {
         self.passed().await
     }
 
-    /// Waits until the service is through with everything sent: rubbish sent behind it has come back as a dead letter,
+    /// Waits until the service is through with everything sent: rubbish sent behind it, in each lane of each partition, has
+    /// come back as a dead letter,
     /// and every report and decision is answered. Answers that never come are for the audit to find.
     async fn passed(&mut self) -> anyhow::Result<()> {
         self.markers += 1;
-        let markers = ["agent.surveyed", "marker"].map(|kind| (kind, format!("{} {kind}", self.markers)));
-        for (kind, marker) in &markers {
-            let event = Rubbish { routing_key: format!("{kind}.0.0"), body: format!("{MARKER}{marker}") };
-            self.producer.send_rubbish(event).await?;
+        let mut markers = Vec::new();
+        for partition in 0..self.topology.partitions() {
+            for kind in ["agent.surveyed", "marker"] {
+                let marker = format!("{} {kind} p{partition}", self.markers);
+                let exchange = self.topology.entry(partition);
+                let event = Rubbish { exchange, routing_key: format!("{kind}.0.0"), body: format!("{MARKER}{marker}") };
+                self.producer.send_rubbish(event).await?;
+                markers.push(marker);
+            }
         }
         self.producer.confirm_all().await?;
         let (mut seen, mut since) = (0, Stopwatch::start());
@@ -250,7 +258,7 @@ impl Rig {
             let depth = self.reading().await?;
             let (through, unanswered) = {
                 let books = self.books();
-                (markers.iter().all(|(_, marker)| books.has_marker(marker)), books.unanswered())
+                (markers.iter().all(|marker| books.has_marker(marker)), books.unanswered())
             };
             if through && unanswered == 0 {
                 return Ok(());
@@ -396,7 +404,7 @@ async fn listen(consumer: lapin::Consumer, source: Source, books: Arc<Mutex<Book
 
 struct Gauging {
     channel: Channel,
-    queues: [String; 2],
+    queues: Vec<String>,
     confirmed: Arc<AtomicU64>,
     books: Arc<Mutex<Books>>,
     clock: Stopwatch,
@@ -428,6 +436,7 @@ impl Gauging {
 }
 
 struct Rubbish {
+    exchange: String,
     routing_key: String,
     body: String,
 }
@@ -444,7 +453,7 @@ impl Producer {
         for event in events {
             let mut headers = FieldTable::default();
             headers.insert(TENANT_HEADER.into(), AMQPValue::LongString(event.tenantid.into()));
-            self.start(event.routing_key, event.body, headers).await;
+            self.start(self.exchange.clone(), event.routing_key, event.body, headers).await;
         }
         while let Some(Some(landed)) = self.flights.next().now_or_never() {
             self.landed(landed, true)?;
@@ -466,14 +475,14 @@ impl Producer {
     /// Not counted: what is rubbish on purpose is no event.
     async fn send_rubbish(&mut self, rubbish: Rubbish) -> anyhow::Result<()> {
         self.confirm_all().await?;
-        self.start(rubbish.routing_key, rubbish.body.into_bytes(), FieldTable::default()).await;
+        self.start(rubbish.exchange, rubbish.routing_key, rubbish.body.into_bytes(), FieldTable::default()).await;
         self.next(false).await
     }
 
-    async fn start(&mut self, routing_key: String, body: Vec<u8>, headers: FieldTable) {
+    async fn start(&mut self, exchange: String, routing_key: String, body: Vec<u8>, headers: FieldTable) {
         let properties =
             BasicProperties::default().with_delivery_mode(2).with_content_type("application/cloudevents+json".into()).with_headers(headers);
-        let (channel, exchange) = (self.channel.clone(), self.exchange.clone());
+        let channel = self.channel.clone();
         let mut flight = async move {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let written = channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties);

@@ -44,6 +44,8 @@ pub struct Plan {
     pub prefix: String,
     /// Where the service of this run keeps its state; `None` for one that is running already.
     pub store: Option<PathBuf>,
+    /// As many has the topology, and all of them the service.
+    pub partitions: u16,
     pub mix: Mix,
     pub seconds: f64,
     /// Instead of the maximum and its half.
@@ -61,9 +63,12 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Figures> {
     let (began, clock) = (system_now(), Stopwatch::start());
     let endpoint = Endpoint::parse(&plan.url)?;
     let broker_pid = host::listener_pid(endpoint.address().1);
-    let site = Site { endpoint, topology: Topology::with_prefix(&plan.prefix, 1)?, owned: plan.store.is_some() };
-    let reference_site =
-        Site { endpoint: site.endpoint.clone(), topology: Topology::with_prefix(&format!("{}.reference", plan.prefix), 1)?, owned: true };
+    let site = Site { endpoint, topology: Topology::with_prefix(&plan.prefix, plan.partitions)?, owned: plan.store.is_some() };
+    let reference_site = Site {
+        endpoint: site.endpoint.clone(),
+        topology: Topology::with_prefix(&format!("{}.reference", plan.prefix), plan.partitions)?,
+        owned: true,
+    };
     let bar = progress_bar();
 
     let id = Run::new(began);
@@ -224,9 +229,9 @@ async fn halves(plan: &Plan, stage: &mut Stage, results: &mut Results) -> anyhow
 }
 
 async fn relay(plan: &Plan, reference: &mut Stage, work: Work, results: &mut Results) -> anyhow::Result<()> {
-    let arguments = [work.fan_out.to_string(), work.bytes.to_string()];
+    let arguments = [work.fan_out.to_string(), work.bytes.to_string(), plan.partitions.to_string()];
     let prefix = format!("{}.reference", plan.prefix);
-    let args = ["load", "--prefix", &prefix, "--relay", &arguments[0], &arguments[1]];
+    let args = ["load", "--prefix", &prefix, "--relay", &arguments[0], &arguments[1], "--partitions", &arguments[2]];
     reference.worker = Some(Child::start("bare relay", &args, &[("REMEDYD_AMQP_URL", &plan.url)]).await?);
     let measured = reference.saturate("reference", plan.seconds).await?;
     // killed: it has nothing to finish
@@ -281,19 +286,26 @@ async fn audit(plan: &Plan, stage: &Stage) -> anyhow::Result<Audit> {
         (stage.rig.world.misplaced(&standings).len() as u64, stage.rig.world.last_surveys().collect::<Vec<_>>())
     };
     let behind = match plan.store.clone() {
-        Some(store) => Some(tokio::task::spawn_blocking(move || surveys_behind(&store, &lasts)).await.context("reading the store")??),
+        Some(store) => {
+            let dirs: Vec<PathBuf> = (0..plan.partitions).map(|partition| store.join(format!("p{partition}"))).collect();
+            Some(tokio::task::spawn_blocking(move || surveys_behind(&dirs, &lasts)).await.context("reading the store")??)
+        }
         None => None,
     };
     Ok(stage.rig.books().audit(misplaced, left, behind))
 }
 
-/// Agents whose last survey the store does not know.
-fn surveys_behind(store: &Path, lasts: &[(TenantId, AgentId, Timestamp)]) -> anyhow::Result<u64> {
-    let store = JournalStore::open(&store.join("p0"), SledSettings::default()).context("opening the store of the run")?;
+/// Agents whose last survey no partition's store knows.
+fn surveys_behind(dirs: &[PathBuf], lasts: &[(TenantId, AgentId, Timestamp)]) -> anyhow::Result<u64> {
+    let open = |dir: &PathBuf| JournalStore::open(dir, SledSettings::default()).context("opening a store of the run");
+    let stores: Vec<JournalStore> = dirs.iter().map(open).collect::<anyhow::Result<_>>()?;
     let mut behind = 0;
     for (tenant, agent, last) in lasts {
-        let known = reading::agent(&store, *tenant, *agent).context("reading the store of the run")?;
-        let known = known.and_then(|known| known.agent.last_survey_at);
+        let mut known = None;
+        for store in &stores {
+            let here = reading::agent(store, *tenant, *agent).context("reading a store of the run")?;
+            known = known.max(here.and_then(|known| known.agent.last_survey_at));
+        }
         if known != Some(*last) {
             if behind == 0 {
                 eprintln!("tenant {tenant}, agent {agent}: last surveyed at {last}; the store has {known:?}");
@@ -308,7 +320,8 @@ async fn start_service(plan: &Plan, store: &Path) -> anyhow::Result<Child> {
     let store = store.to_str().context("the path of the store is not UTF-8")?;
     let args = ["serve", "--store", store, "--clock", "system", "--log-format", "pretty", "--log-filter", "info"];
     let mut environment = vec![("REMEDYD_AMQP_URL", plan.url.as_str()), ("REMEDYD_AMQP__PREFIX", plan.prefix.as_str())];
-    environment.extend([("REMEDYD_AMQP__PARTITION", "0"), ("REMEDYD_AMQP__PARTITIONS", "1")]);
+    let partitions = plan.partitions.to_string();
+    environment.extend([("REMEDYD_AMQP__PARTITION", "all"), ("REMEDYD_AMQP__PARTITIONS", partitions.as_str())]);
     if std::env::var_os("REMEDYD_LIMITS__OUTBOX_ROWS").is_none() {
         environment.push(("REMEDYD_LIMITS__OUTBOX_ROWS", OUTBOX_ROWS));
     }
@@ -324,6 +337,7 @@ fn settings(plan: &Plan) -> figures::Settings {
     figures::Settings {
         command: plan.command.clone(),
         seed: mix.seed,
+        partitions: plan.partitions,
         tenants: mix.tenants,
         agents_per_tenant: mix.agents,
         shapes: mix.shapes.0,

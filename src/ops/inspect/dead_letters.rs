@@ -46,14 +46,17 @@ pub(super) fn told<S: Store>(
         out.text(&columns(WIDTHS, ["tenant", "number", "failed at (UTC)", "reason", "type", "detail"].map(str::to_owned)))?;
     }
     let mut turn = page.turn();
-    for read in stores.dead_letters(tenant, page.after.as_deref()) {
+    let mut rows = stores.dead_letters(tenant, page.after.as_deref()).peekable();
+    while let Some(read) = rows.next() {
         let (key, row) = read?;
         let number = keys::dead_letter_parts(&key).map_or(0, |(_, number)| number);
         out.text(&match format {
             Format::Json => json(number, &row)? + "\n",
             Format::Table => table_row(number, &row),
         })?;
-        if turn.is_over(&key, out) {
+        // the next page begins behind the key: all that stands under it is on this one
+        let more_of_it = rows.peek().is_some_and(|next| next.as_ref().is_ok_and(|(next, _)| *next == key));
+        if turn.is_over(&key, out) && !more_of_it {
             break;
         }
     }

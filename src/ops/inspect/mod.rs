@@ -205,3 +205,81 @@ impl Inspected {
         gate::footholds_remaining(&alone) > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::time::Timestamp;
+    use crate::pipeline::rows::DeadLetterRow;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Batch, keys, record};
+
+    struct Lines(String);
+
+    impl Out for Lines {
+        fn text(&mut self, text: &str) -> anyhow::Result<()> {
+            self.0.push_str(text);
+            Ok(())
+        }
+
+        fn is_closed(&self) -> bool {
+            false
+        }
+    }
+
+    /// A partition with dead letters under these keys, told apart by their detail.
+    fn partition(name: &str, letters: &[(Option<TenantId>, u64)]) -> Arc<MemoryStore> {
+        let (store, mut batch) = (MemoryStore::new(), Batch::default());
+        for (tenant, number) in letters {
+            let row = DeadLetterRow {
+                reason: "malformed".into(),
+                detail: format!("{name}{number}"),
+                event_id: None,
+                event_type: None,
+                tenant: *tenant,
+                failed_at: Timestamp::UNIX_EPOCH,
+                original_exchange: String::new(),
+                original_routing_key: String::new(),
+                body_bytes: 0,
+            };
+            batch.put(keys::dead_letter(*tenant, *number), record::encode(&row));
+        }
+        store.commit(&batch).expect("a store in memory");
+        Arc::new(store)
+    }
+
+    #[test]
+    fn pages_over_several_partitions_leave_nothing_out_and_tell_nothing_twice() {
+        let tenant = |organization| Some(TenantId { account: 5, organization });
+        let stores = Stores::new(
+            vec![
+                partition("a", &[(None, 0), (None, 1), (None, 2), (tenant(1), 0), (tenant(3), 0)]),
+                partition("b", &[(None, 1), (None, 2), (None, 3), (tenant(2), 0)]),
+                partition("c", &[]),
+                partition("d", &[(None, 2), (tenant(4), 7)]),
+            ],
+            None,
+        );
+        for rows in [Some(1), Some(2), Some(3), Some(4), Some(100), None] {
+            let (mut page, mut found, mut pages) = (Page { after: None, rows }, Lines(String::new()), 0);
+            loop {
+                pages += 1;
+                let question = Question::DeadLetters { tenant: None };
+                match answer(&stores, &question, Format::Json, &page, &mut found).expect("answered") {
+                    Told::Until(key) => page.after = Some(key),
+                    Told::All => break,
+                    Told::Unknown(what) => panic!("{what}"),
+                }
+                assert!(pages < 20, "it goes round");
+            }
+            let letters = found.0.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+            let mut details: Vec<String> = letters.map(|letter| letter["detail"].as_str().unwrap_or_default().to_owned()).collect();
+            let ordered = ["a0", "a1", "b1", "a2", "b2", "d2", "b3"];
+            assert_eq!(details[..ordered.len()], ordered, "{rows:?}");
+            details.sort();
+            assert_eq!(details, ["a0", "a0", "a0", "a1", "a2", "b0", "b1", "b2", "b3", "d2", "d7"], "{rows:?}");
+        }
+    }
+}

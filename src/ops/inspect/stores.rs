@@ -58,7 +58,7 @@ impl<S: Store> Stores<S> {
     /// in memory.
     pub fn reports(&self, tenant: Option<TenantId>, after: Option<&[u8]>) -> impl Iterator<Item = anyhow::Result<(Vec<u8>, &S, Report)>> {
         let sources = self.stores.iter().map(|store| reading::reports(store.as_ref(), tenant).after(after)).collect();
-        self.bounded(Merged::new(sources, |report: &Report| report.sequence))
+        self.bounded(Merged::new(sources, Some(|report: &Report| report.sequence)))
             .map(|read| read.map(|(key, source, report)| (key, self.stores[source].as_ref(), report)))
     }
 
@@ -66,18 +66,18 @@ impl<S: Store> Stores<S> {
     pub fn audit(&self, tenant: TenantId, after: Option<&[u8]>) -> impl Iterator<Item = anyhow::Result<(Vec<u8>, AuditRow)>> {
         let sources = self.stores.iter().map(|store| reading::audit(store.as_ref(), tenant).after(after)).collect();
         // a row never changes: of two under one key either will do
-        self.bounded(Merged::new(sources, |_: &AuditRow| 0)).map(|read| read.map(|(key, _, row)| (key, row)))
+        self.bounded(Merged::new(sources, Some(|_: &AuditRow| 0))).map(|read| read.map(|(key, _, row)| (key, row)))
     }
 
-    /// The rows of dead letters behind the key `after`: of one tenant, or of all and of none.
+    /// The rows of dead letters behind the key `after`: of one tenant, or of all and of none. Several may follow each other
+    /// under one key: each partition counts its own, and what has no tenant is in any of them.
     pub fn dead_letters(
         &self,
         tenant: Option<TenantId>,
         after: Option<&[u8]>,
     ) -> impl Iterator<Item = anyhow::Result<(Vec<u8>, DeadLetterRow)>> {
         let sources = self.stores.iter().map(|store| reading::dead_letters(store.as_ref(), tenant).after(after)).collect();
-        // a tenant lives in one partition; of what has no tenant, rows of two partitions under one number show as one
-        self.bounded(Merged::new(sources, |_: &DeadLetterRow| 0)).map(|read| read.map(|(key, _, row)| (key, row)))
+        self.bounded(Merged::new(sources, None)).map(|read| read.map(|(key, _, row)| (key, row)))
     }
 
     fn bounded<T>(&self, rows: impl Iterator<Item = Result<T, StoreError>>) -> impl Iterator<Item = anyhow::Result<T>> {
@@ -89,14 +89,15 @@ impl<S: Store> Stores<S> {
     }
 }
 
-/// Ascending sources as one: each key once, from the source with the greatest sequence for it.
+/// Ascending sources as one: each key once, from the source with the greatest sequence for it. Without sequences, what
+/// stands under one key in several sources is several rows.
 struct Merged<I: Iterator, T> {
     sources: Vec<Peekable<I>>,
-    sequence: fn(&T) -> u64,
+    sequence: Option<fn(&T) -> u64>,
 }
 
 impl<T, I: Iterator<Item = Result<(Vec<u8>, T), StoreError>>> Merged<I, T> {
-    fn new(sources: Vec<I>, sequence: fn(&T) -> u64) -> Self {
+    fn new(sources: Vec<I>, sequence: Option<fn(&T) -> u64>) -> Self {
         Self { sources: sources.into_iter().map(Iterator::peekable).collect(), sequence }
     }
 }
@@ -121,7 +122,8 @@ impl<T, I: Iterator<Item = Result<(Vec<u8>, T), StoreError>>> Iterator for Merge
         let mut newest: Option<(usize, T)> = None;
         for (number, source) in self.sources.iter_mut().enumerate() {
             let Some(Ok((_, here))) = source.next_if(|next| next.as_ref().is_ok_and(|(key, _)| *key == least)) else { continue };
-            if newest.as_ref().is_none_or(|(_, newest)| (self.sequence)(newest) < (self.sequence)(&here)) {
+            let Some(sequence) = self.sequence else { return Some(Ok((least, number, here))) };
+            if newest.as_ref().is_none_or(|(_, newest)| sequence(newest) < sequence(&here)) {
                 newest = Some((number, here));
             }
         }
@@ -135,15 +137,28 @@ mod tests {
 
     #[test]
     fn sources_are_merged_by_key_and_the_newest_wins() {
-        let source = |rows: &[(&str, u64)]| -> Vec<Result<(Vec<u8>, u64), StoreError>> {
-            rows.iter().map(|(key, sequence)| Ok((key.as_bytes().to_vec(), *sequence))).collect()
-        };
-        let sources = vec![source(&[("a", 1), ("c", 9), ("d", 1)]).into_iter(), source(&[("b", 1), ("c", 8), ("d", 2)]).into_iter()];
-        let merged: Vec<(String, usize, u64)> = Merged::new(sources, |sequence| *sequence)
-            .map(|read| read.map(|(key, source, record)| (String::from_utf8_lossy(&key).into_owned(), source, record)).expect("read"))
-            .collect();
+        let merged = merged(Some(|sequence| *sequence));
         assert_eq!(merged, [("a".into(), 0, 1), ("b".into(), 1, 1), ("c".into(), 0, 9), ("d".into(), 1, 2)]);
-        let failing = vec![vec![Err(StoreError::SyncTooSlow { limit_s: 1 })].into_iter(), source(&[("b", 1)]).into_iter()];
-        assert!(Merged::new(failing, |sequence: &u64| *sequence).next().is_some_and(|first| first.is_err()));
+        let failing = vec![vec![Err(StoreError::SyncTooSlow { limit_s: 1 })].into_iter(), source(&[("b", 1)])];
+        assert!(Merged::new(failing, Some(|sequence: &u64| *sequence)).next().is_some_and(|first| first.is_err()));
+    }
+
+    #[test]
+    fn rows_that_only_share_a_key_are_all_there() {
+        let expected = [("a", 0, 1), ("b", 1, 1), ("c", 0, 9), ("c", 1, 8), ("d", 0, 1), ("d", 1, 2)];
+        assert_eq!(merged(None), expected.map(|(key, source, sequence)| (key.to_owned(), source, sequence)));
+    }
+
+    type Source = std::vec::IntoIter<Result<(Vec<u8>, u64), StoreError>>;
+
+    fn source(rows: &[(&str, u64)]) -> Source {
+        rows.iter().map(|(key, sequence)| Ok((key.as_bytes().to_vec(), *sequence))).collect::<Vec<_>>().into_iter()
+    }
+
+    fn merged(sequence: Option<fn(&u64) -> u64>) -> Vec<(String, usize, u64)> {
+        let sources = vec![source(&[("a", 1), ("c", 9), ("d", 1)]), source(&[("b", 1), ("c", 8), ("d", 2)])];
+        let merged = Merged::new(sources, sequence);
+        let text = |key: Vec<u8>| String::from_utf8_lossy(&key).into_owned();
+        merged.map(|read| read.map(|(key, source, record)| (text(key), source, record)).expect("read")).collect()
     }
 }

@@ -54,7 +54,10 @@ impl Checkpoints {
         let (finished, done) = mpsc::sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker { store: store.to_owned(), shared, stop: Arc::clone(&stop) };
+        // what it logs is about the partition whose store it is
+        let span = tracing::Span::current();
         let run = move || {
+            let _span = span.enter();
             for (frozen, through) in queue {
                 let result = worker.run(&frozen, through).map_err(|error| worker.shared.failure.note(error));
                 let failed = result.is_err();
