@@ -64,15 +64,6 @@ fn get(address: SocketAddr, path: &str) -> Answer {
     request("GET", address, path, &[])
 }
 
-/// The service with the ops port on any free port, and that port.
-async fn start(mut command: Command) -> (Process, SocketAddr) {
-    command.env("REMEDYD_OPS__LISTEN", "127.0.0.1:0");
-    let mut process = Process::start(command);
-    let line = process.line_with(&["the ops port is open"]).await;
-    let address = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
-    (process, address)
-}
-
 /// A supervisor asks until the service has started; so do we.
 async fn started(address: SocketAddr) {
     let asking = async {
@@ -113,7 +104,7 @@ async fn a_broker_that_goes_away_makes_it_not_ready_and_never_not_live() {
     let proxy = Proxy::start(target);
     let mut command = outside.serve(dir.path());
     command.env("REMEDYD_AMQP_URL", format!("{}{}/{}", credentials.0, proxy.address, credentials.1));
-    let (mut service, address) = start(command).await;
+    let (mut service, address) = Process::watched(command).await;
     service.line("ready").await;
     for path in ["/livez", "/readyz", "/startupz"] {
         check_health(address, path, Ok(()));
@@ -148,7 +139,7 @@ async fn a_drain_is_seen_and_so_is_a_start_without_a_broker() {
     batch.put(keys::outbox(0), row.encode());
     SledStore::open(&dir.path().join("p0"), SledSettings::default()).unwrap().commit(&batch).unwrap();
 
-    let (mut service, address) = start(serve_alone(dir.path())).await;
+    let (mut service, address) = Process::watched(serve_alone(dir.path())).await;
     started(address).await;
     check_health(address, "/livez", Ok(()));
     check_health(address, "/readyz", Err("broker: not connected"));
@@ -202,7 +193,7 @@ fn events() -> Vec<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_balances_and_the_answers_are_those_of_the_stopped_store() {
     let (mut outside, dir) = (Outside::connect("ops.ledger").await, TempDir::new().unwrap());
-    let (mut service, address) = start(outside.serve(dir.path())).await;
+    let (mut service, address) = Process::watched(outside.serve(dir.path())).await;
     service.line("ready").await;
     outside.listen().await;
     let lines = events();
@@ -333,7 +324,7 @@ async fn only_who_may_ask_is_answered_and_only_to_read() {
     fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
 
     // without a token: on loopback, under a name of this machine
-    let (service, address) = start(serve_alone(&dir.path().join("a"))).await;
+    let (service, address) = Process::watched(serve_alone(&dir.path().join("a"))).await;
     started(address).await;
     assert_eq!(request("GET", address, "/metrics", &["Host: localhost:9464"]).status, 200);
     assert_eq!(request("GET", address, "/metrics", &["Host: rebound.example:9464"]).status, 421);
@@ -360,7 +351,7 @@ async fn only_who_may_ask_is_answered_and_only_to_read() {
     // with one: whoever bears it; probes need none
     let mut command = serve_alone(&dir.path().join("b"));
     command.env("REMEDYD_OPS__TOKEN_FILE", &token_file);
-    let (mut service, address) = start(command).await;
+    let (mut service, address) = Process::watched(command).await;
     started(address).await;
     check_health(address, "/livez", Ok(()));
     for path in ["/", "/metrics", "/api/v1/blockers", "/style.css", "/nothing"] {

@@ -74,15 +74,6 @@ fn request(method: &str, address: SocketAddr, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// The service with the ops port on any free port, and that port.
-async fn start(mut command: Command) -> (Process, SocketAddr) {
-    command.env("REMEDYD_OPS__LISTEN", "127.0.0.1:0");
-    let mut process = Process::start(command);
-    let line = process.line_with(&["the ops port is open"]).await;
-    let address = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
-    (process, address)
-}
-
 /// Asks `path` until the answer is `expected`.
 async fn answers(address: SocketAddr, path: &str, expected: impl Fn(&(u16, String)) -> bool) -> String {
     let mut every = tokio::time::interval(Duration::from_millis(20));
@@ -160,7 +151,7 @@ async fn one_process_serves_all_partitions_through_a_kill_and_is_asked_and_backe
     service.kill().await;
     assert!(ledger.outbound.len() < total, "all of it was done already");
 
-    let (mut service, address) = start(slowly(&outside, dir.path())).await;
+    let (mut service, address) = Process::watched(slowly(&outside, dir.path())).await;
     service.line("ready").await;
     // what nobody can read has no tenant, and each partition numbers its own
     for tenant in TENANTS {
@@ -245,7 +236,7 @@ async fn what_is_wrong_names_its_partition() {
     let mut command = remedyd(["serve", "--clock", "events", "--store"]);
     command.arg(dir.path()).env("REMEDYD_AMQP_URL", &outside.url).env("REMEDYD_AMQP__PREFIX", &outside.prefix);
     command.env("REMEDYD_AMQP__PARTITIONS", "3").env("REMEDYD_AMQP__PARTITION", "1-2");
-    let (mut service, address) = start(command).await;
+    let (mut service, address) = Process::watched(command).await;
     service.line("ready").await;
     assert_eq!(request("GET", address, "/readyz"), (200, "ok\n".to_owned()));
     assert!(!dir.path().join("p0").exists(), "a partition that it does not serve");
@@ -280,7 +271,7 @@ async fn one_full_outbox_makes_it_not_ready() {
     // nobody listens there
     command.arg(dir.path()).env("REMEDYD_AMQP_URL", "amqp://127.0.0.1:1/%2f").env("REMEDYD_AMQP__PARTITIONS", "3");
     command.env("REMEDYD_LIMITS__OUTBOX_ROWS", ROWS.to_string());
-    let (service, address) = start(command).await;
+    let (service, address) = Process::watched(command).await;
     answers(address, "/startupz", |(status, _)| *status == 200).await;
     let lost = |partition| format!("partition {partition}: broker: not connected, trying\n");
     let full = format!("partition 1: outbox: full ({ROWS} of {ROWS} rows wait for their confirm)\n");

@@ -18,16 +18,15 @@ async fn ask(url: &str, more: &[&str]) -> Said {
 
 fn service(store: &TempDir) -> Command {
     let mut command = remedyd(["serve", "--clock", "events", "--store"]);
-    command.arg(store.path()).env("REMEDYD_AMQP_URL", NO_BROKER).env("REMEDYD_OPS__LISTEN", "127.0.0.1:0");
+    command.arg(store.path()).env("REMEDYD_AMQP_URL", NO_BROKER);
     command
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_says_how_it_is() {
     let store = TempDir::new().unwrap();
-    let mut process = Process::start(service(&store));
-    let line = process.line_with(&["the ops port is open"]).await;
-    let url = format!("http://{}", line.rsplit_once("address=").unwrap().1.trim());
+    let (mut process, address) = Process::watched(service(&store)).await;
+    let url = format!("http://{address}");
     // by now it has read its store
     process.line_with(&["connection lost"]).await;
     for probe in [&[][..], &["--probe", "live"], &["--probe", "started"]] {

@@ -184,10 +184,8 @@ async fn a_prometheus_sees_what_alerts_and_dashboard_ask_for() {
     let token = dir.path().join("token");
     fs::write(&token, TOKEN).unwrap();
     let mut command = outside.serve(&dir.path().join("store"));
-    command.env("REMEDYD_OPS__LISTEN", "127.0.0.1:0").env("REMEDYD_OPS__TOKEN_FILE", &token);
-    let mut service = Process::start(command);
-    let line = service.line_with(&["the ops port is open"]).await;
-    let address: SocketAddr = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
+    command.env("REMEDYD_OPS__TOKEN_FILE", &token);
+    let (mut service, address) = Process::watched(command).await;
     service.line("ready").await;
     outside.listen().await;
 

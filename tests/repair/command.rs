@@ -109,11 +109,8 @@ impl Drop for Watched {
 }
 
 /// The service with the ops port on any free port, ready, and that port.
-pub async fn start(mut command: Command) -> (Process, SocketAddr) {
-    command.env("REMEDYD_OPS__LISTEN", "127.0.0.1:0");
-    let mut process = Process::start(command);
-    let line = process.line_with(&["the ops port is open"]).await;
-    let address = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
+pub async fn start(command: Command) -> (Process, SocketAddr) {
+    let (mut process, address) = Process::watched(command).await;
     process.line("ready").await;
     (process, address)
 }

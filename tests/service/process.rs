@@ -5,6 +5,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,15 @@ impl Process {
             let _ = ended.send(child.wait().expect("a child can be waited for"));
         });
         Self { pid, lines, end: Some(end), log: Vec::new() }
+    }
+
+    /// With the ops port on any free port, and that port.
+    pub async fn watched(mut command: Command) -> (Self, SocketAddr) {
+        command.env("REMEDYD_OPS__LISTEN", "127.0.0.1:0");
+        let mut process = Self::start(command);
+        let line = process.line_with(&["the ops port is open"]).await;
+        let address = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
+        (process, address)
     }
 
     /// Waits for the next line that ends with `text`.
