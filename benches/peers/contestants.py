@@ -97,19 +97,26 @@ class Celery(OnRabbitMq):
 
 class Remedyd(OnRabbitMq):
     key, name, goal, guess = "remedyd", "remedyd", None, 10_000
-    inbound = "remedyd.p0.reports"
+    prefix = "remedyd"
+
+    @property
+    def inbound(self):
+        return f"{self.prefix}.p0.reports"
 
     def _lay_out(self):
-        self.broker.remove(self.inbound, "remedyd.p0.surveys", "remedyd.dead-letters")
-        binary = os.environ["REMEDYD_BIN"]
-        subprocess.run([binary, "topology", "apply"], check=True, env=self._environment(), stdout=subprocess.DEVNULL)
-        self.broker.bind(work.STATUS_QUEUE, "remedyd.status", "#")
+        self.broker.remove(self.inbound, f"{self.prefix}.p0.surveys", f"{self.prefix}.dead-letters")
+        apply = [os.environ["REMEDYD_BIN"], "topology", "apply", "--prefix", self.prefix]
+        subprocess.run(apply, check=True, env=self._environment(), stdout=subprocess.DEVNULL)
+        self._bind()
+
+    def _bind(self):
+        self.broker.bind(work.STATUS_QUEUE, f"{self.prefix}.status", "#")
 
     def fill(self, count):
         self._lay_out()
         # A comment is about a report that is there. These are taken by a run of their own, which is not measured.
         time_of_all = work.now()
-        self.broker.publish("remedyd.events", (work.report(agent, time_of_all) for agent in range(work.AGENTS)))
+        self.broker.publish(f"{self.prefix}.events", (work.report(agent, time_of_all) for agent in range(work.AGENTS)))
         taking = self.start()
         try:
             self._await_triage()
@@ -118,8 +125,11 @@ class Remedyd(OnRabbitMq):
         finally:
             taking.kill()
         self.broker.renew(work.STATUS_QUEUE)
-        self.broker.bind(work.STATUS_QUEUE, "remedyd.status", "#")
-        self.broker.publish("remedyd.events", (work.comment(n, time_of_all) for n in range(count)))
+        self._bind()
+        self._publish_comments(count, time_of_all)
+
+    def _publish_comments(self, count, time_of_all):
+        self.broker.publish(f"{self.prefix}.events", (work.comment(n, time_of_all) for n in range(count)))
 
     def _await_triage(self):
         triaged = set()
@@ -148,6 +158,8 @@ class BareRelay(Remedyd):
     """No peer: what this broker and the service's own client allow at all. It keeps nothing, and reads nothing of an event."""
 
     key, name = "relay", "bare relay, no state"
+    # it does not run beside an installation in use
+    prefix = "remedyd-load"
 
     def __init__(self, broker, scratch, ours):
         super().__init__(broker, scratch)
@@ -155,12 +167,11 @@ class BareRelay(Remedyd):
 
     def fill(self, count):
         self._lay_out()
-        time_of_all = work.now()
-        self.broker.publish("remedyd.events", (work.comment(n, time_of_all) for n in range(count)))
+        self._publish_comments(count, work.now())
 
     def start(self):
         self.outbound_bytes = self.ours.outbound_bytes
-        command = [os.environ["REMEDYD_BIN"], "load", "--relay", "1", str(self.outbound_bytes)]
+        command = [os.environ["REMEDYD_BIN"], "load", "--prefix", self.prefix, "--relay", "1", str(self.outbound_bytes)]
         return Endless(self.name, command, self.log, self._environment())
 
     def finish(self, count):
