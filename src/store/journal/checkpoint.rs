@@ -1,8 +1,8 @@
 //! Checkpoints: a frozen overlay goes into sled, on a thread of its own, and its files go.
 //!
 //! In small pieces, so that a reader never waits long for sled. Rows that the overlay above has anew are left out: the
-//! journal has them in a file that is not removed before they, too, are in sled. The last piece says, in the same atomic
-//! write, up to which file sled covers the journal; until it is durable, the journal covers all of them. It does not cover
+//! journal has them in a file that is not removed before they, too, are in sled. A write behind the last piece says up to which
+//! file sled covers the journal; until it is durable, the journal covers all of them. It does not cover
 //! what lay on sled's pages before, though, and sled gives a segment free when what was in it has moved two segments on:
 //! so it is synced on the way as well, long before it has written as much.
 //!
@@ -155,8 +155,10 @@ impl Worker {
             }
             piece = self.piece(&mut rows)?;
         }
-        piece.archive.clone_from(&frozen.archive);
-        self.shared.sled.commit_covering(&piece, through)?;
+        self.shared.sled.apply(&piece)?;
+        // alone: what says that the rows are there must not be in a batch with any of them, which could be left in part
+        let last = Batch { archive: frozen.archive.clone(), ..Batch::default() };
+        self.shared.sled.commit_covering(&last, through)?;
         crash::point(Point::CheckpointDurable);
         self.shared.layers.write().map_err(|_| half_done())?.frozen = None;
         self.shared.failure.check()?;

@@ -98,6 +98,7 @@ impl JournalStore {
                 active.apply(&batch);
             }
         })?;
+        sled.drop_torn(|key| active.rows.contains_key(key))?;
         if covered.is_none() {
             sled.set_journal_position(log::NONE_COVERED)?;
         }
@@ -237,6 +238,35 @@ impl Store for JournalStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a crash has left of a batch is no damage as long as the journal has the batch.
+    #[test]
+    fn a_torn_large_value_is_read_from_the_journal() {
+        let dir = tempfile::tempdir().expect("directory");
+        let open = || JournalStore::open(dir.path(), SledSettings::default());
+        let rows =
+            |store: &JournalStore| store.scan(b"", b"", usize::MAX).map(|rows| rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>());
+        let mut batch = Batch::default();
+        ["o/1", "o/2", "o/3"].into_iter().for_each(|key| batch.put(key, vec![b'x'; 100_000]));
+        let store = open().expect("open");
+        store.commit(&batch).and_then(|()| store.checkpoint()).expect("in sled");
+        let mut batch = Batch::default();
+        batch.remove("o/1");
+        batch.put("o/2", vec![b'y'; 100_000]);
+        store.commit(&batch).expect("in the journal");
+        ["o/1", "o/2"].into_iter().for_each(|key| store.shared.sled.tear(key.as_bytes()));
+        drop(store);
+        let store = open().expect("open");
+        assert_eq!(rows(&store).expect("whole"), [b"o/2", b"o/3"]);
+        assert_eq!(store.get(b"o/2").expect("read"), Some(vec![b'y'; 100_000]));
+        store.checkpoint().expect("in sled");
+        assert_eq!(rows(&store).expect("whole"), [b"o/2", b"o/3"]);
+        // what the journal does not have is damaged
+        store.shared.sled.tear(b"o/3");
+        drop(store);
+        let error = open().and_then(|store| rows(&store)).expect_err("damaged");
+        assert!(error.to_string().contains("chunk 0 of o/3 is missing"), "{error}");
+    }
 
     /// As when commits have had to wait for a checkpoint: the overlay that is frozen then is a large one.
     #[test]

@@ -166,6 +166,28 @@ impl SledStore {
         self.write(batch, Some(through), true)
     }
 
+    /// Takes out the large values of which a crash has left only a part, as far as a journal in front has the key anew: what is read
+    /// is in there. sled undoes a batch that a crash has cut short, but not one that it had to give up itself, as it does
+    /// when there is no memory left.
+    pub(in crate::store) fn drop_torn(&self, is_in_the_journal: impl Fn(&[u8]) -> bool) -> Result<(), StoreError> {
+        let mut removal = Batch::default();
+        self.read(|large| {
+            let torn = large.iter().filter(|(key, value)| is_in_the_journal(key) && self.assemble(key, **value).is_err());
+            torn.for_each(|(key, _)| removal.remove(key.clone()));
+            Ok(())
+        })?;
+        if !removal.is_empty() {
+            tracing::warn!(values = removal.writes.len(), "a crash has left a part of some large values; the journal has them whole");
+        }
+        self.commit(&removal)
+    }
+
+    /// Leaves a part of a large value, as a crash may.
+    #[cfg(test)]
+    pub(in crate::store) fn tear(&self, key: &[u8]) {
+        self.db.remove(rows::chunk_key(key, 0)).expect("removed").expect("a chunk");
+    }
+
     pub(in crate::store) fn failure(&self) -> Arc<Failure> {
         Arc::clone(&self.failure)
     }
