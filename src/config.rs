@@ -74,7 +74,7 @@ pub struct Amqp {
     pub publish_window: usize,
     /// Begins the name of every exchange and queue.
     pub prefix: String,
-    /// Always below `partitions`.
+    /// Each always below `partitions`.
     pub partition: PartitionChoice,
     pub partitions: u32,
     pub apply_topology: bool,

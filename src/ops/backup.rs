@@ -27,7 +27,7 @@ use crate::store::Store;
 use crate::store::transfer::{Totals, TransferError};
 
 /// Begins a backup: the moment is now.
-pub type Begin = Box<dyn Fn() -> Result<Writing, TransferError> + Send + Sync>;
+pub type Begin = Arc<dyn Fn() -> Result<Writing, TransferError> + Send + Sync>;
 /// Writes it down.
 pub type Writing = Box<dyn FnOnce(&mut dyn Write) -> Result<Totals, TransferError> + Send>;
 
@@ -62,20 +62,20 @@ pub(super) async fn answer<S: Store>(
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "the service is starting: the store is being read");
     };
     drop(shared);
-    let number = match watched.partition(asked) {
-        Ok(partition) => partition.number,
+    let (number, begin) = match watched.partition(asked) {
+        Ok(partition) => (partition.number, Arc::clone(&partition.backup)),
         Err(unclear @ Unclear::NotNamed { .. }) => return refuse(StatusCode::BAD_REQUEST, &unclear.to_string()),
         Err(unclear @ Unclear::NotServed { .. }) => return refuse(StatusCode::NOT_FOUND, &unclear.to_string()),
     };
-    let begun = tokio::task::spawn_blocking(move || watched.partition(Some(number)).ok().map(|partition| (partition.backup)())).await;
-    let writing = match begun {
-        Ok(Some(Ok(writing))) => writing,
-        Ok(Some(Err(TransferError::Busy))) => return refuse(StatusCode::CONFLICT, &TransferError::Busy.to_string()),
-        Ok(Some(Err(error))) => {
+    drop(watched);
+    let writing = match tokio::task::spawn_blocking(move || begin()).await {
+        Ok(Ok(writing)) => writing,
+        Ok(Err(TransferError::Busy)) => return refuse(StatusCode::CONFLICT, &TransferError::Busy.to_string()),
+        Ok(Err(error)) => {
             tracing::error!(partition = number, error = %chain(&error), "a backup could not be begun");
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the store could not be read; the log says more");
         }
-        Ok(None) | Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
     let (pieces, taken) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     let runtime = tokio::runtime::Handle::current();

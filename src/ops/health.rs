@@ -34,7 +34,10 @@ impl Whose {
     }
 
     pub fn all(self, why: Vec<String>) -> impl Iterator<Item = String> {
-        why.into_iter().map(move |why| self.0.map_or_else(|| why.clone(), |number| format!("partition {number}: {why}")))
+        why.into_iter().map(move |why| match self.0 {
+            Some(number) => format!("partition {number}: {why}"),
+            None => why,
+        })
     }
 }
 

@@ -39,7 +39,7 @@ impl<S> Partition<S> {
         store_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
         backup: impl Fn() -> Result<backup::Writing, TransferError> + Send + Sync + 'static,
     ) -> Self {
-        Self { number, view, link, outbox_limit, store_bytes: Box::new(store_bytes), backup: Box::new(backup) }
+        Self { number, view, link, outbox_limit, store_bytes: Box::new(store_bytes), backup: Arc::new(backup) }
     }
 }
 

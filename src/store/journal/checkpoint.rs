@@ -138,24 +138,23 @@ impl Worker {
         crash::point(Point::CheckpointBegun);
         let (mut pieces, mut bytes) = (0, 0);
         let mut rows = frozen.rows.iter().peekable();
-        let mut piece = self.piece(&mut rows)?;
         while rows.peek().is_some() {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            if !piece.is_empty() {
-                pieces += 1;
-                bytes += bytes_of(&piece);
-                if bytes >= SYNC_EACH_BYTES || pieces == SYNC_EACH_PIECES {
-                    self.shared.sled.commit(&piece)?;
-                    (pieces, bytes) = (0, 0);
-                } else {
-                    self.shared.sled.apply(&piece)?;
-                }
+            let piece = self.piece(&mut rows)?;
+            if piece.is_empty() {
+                continue;
             }
-            piece = self.piece(&mut rows)?;
+            pieces += 1;
+            bytes += bytes_of(&piece);
+            if bytes >= SYNC_EACH_BYTES || pieces == SYNC_EACH_PIECES {
+                self.shared.sled.commit(&piece)?;
+                (pieces, bytes) = (0, 0);
+            } else {
+                self.shared.sled.apply(&piece)?;
+            }
         }
-        self.shared.sled.apply(&piece)?;
         // alone: what says that the rows are there must not be in a batch with any of them, which could be left in part
         let last = Batch { archive: frozen.archive.clone(), ..Batch::default() };
         self.shared.sled.commit_covering(&last, through)?;
