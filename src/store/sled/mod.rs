@@ -167,8 +167,8 @@ impl SledStore {
     }
 
     /// Takes out the large values of which a crash has left only a part, as far as a journal in front has the key anew: what is read
-    /// is in there. Seen after deaths for want of memory, never after a kill: sled undoes a batch that was cut short, but, it seems,
-    /// not one that it had to give up itself.
+    /// is in there. sled undoes a batch that a kill cuts short, but not one that an error or a panic of its own ends, as for want
+    /// of memory: `RecoveryGuard` (sled 0.34.7, pagecache/mod.rs), dropped unsealed, undoes nothing.
     pub(in crate::store) fn drop_torn(&self, is_in_the_journal: impl Fn(&[u8]) -> bool) -> Result<(), StoreError> {
         let mut removal = Batch::default();
         self.read(|large| {
