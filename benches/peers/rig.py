@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pika
+import pika.exceptions
 
 import work
 
@@ -20,6 +21,8 @@ STOPS_WITHIN_SECONDS = 30
 PATIENCE_SECONDS = 180
 # Between two looks at something that says nothing by itself.
 LOOK_EVERY_SECONDS = 0.02
+# AMQP 0-9-1, 1.5.2.5
+INTERNAL_ERROR = 541
 
 
 class Wrong(Exception):
@@ -99,20 +102,30 @@ class Broker:
 
     def __init__(self, url):
         self.url = url
-        parameters = pika.URLParameters(url)
+        self._connect()
+
+    def _connect(self):
+        parameters = pika.URLParameters(self.url)
         # nobody answers heartbeats while a backlog is written by another program
         parameters.heartbeat = 0
         self._connection = pika.BlockingConnection(parameters)
         self._channel = self._connection.channel()
 
     def renew(self, *queues):
+        self.remove(*queues)
         for queue in queues:
-            self._channel.queue_delete(queue)
             self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
 
     def remove(self, *queues):
         for queue in queues:
-            self._channel.queue_delete(queue)
+            try:
+                self._channel.queue_delete(queue)
+            except pika.exceptions.ConnectionClosedByBroker as closed:
+                # RabbitMQ 3.10 sometimes ends the connection at the deletion of a quorum queue; a second one finds it gone
+                if closed.reply_code != INTERNAL_ERROR:
+                    raise
+                self._connect()
+                self._channel.queue_delete(queue)
 
     def bind(self, queue, exchange, routing_key):
         self._channel.queue_bind(queue, exchange, routing_key)
