@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use super::mark;
 use crate::store::StoreError;
 
-/// The layout of the directory and of the rows in sled. Goes up with any change an older build would misread.
+/// The layout of the directory and of the rows in sled. From the first release on it goes up with any change
+/// an older build would misread.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
 const LOCK: &str = "LOCK";
