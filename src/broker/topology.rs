@@ -40,7 +40,7 @@ pub const DEFAULT_PREFIX: &str = "remedyd";
 /// The header that names the tenant, and by which tenants are shared out to partitions.
 pub const TENANT_HEADER: &str = "tenantid";
 
-/// More partitions than this are refused: 256 are two connections and 512 queues, beyond what one broker
+/// More partitions than this are refused: 256 are 512 connections and 512 queues, beyond what one broker
 /// cluster carries well, and a typing error (40960 for 4) would otherwise create queues by the thousand.
 pub const MAX_PARTITIONS: u16 = 256;
 /// The longest prefix, bytes. AMQP names end at 255; ours add at most 24.
@@ -297,7 +297,7 @@ impl Topology {
     fn partition_queue(&mut self, partition: u16, lane: Lane) -> String {
         let name = self.queue(partition, lane);
         let mut arguments = quorum();
-        // Two processes on one partition would undo its order: the second waits instead.
+        // Two consumers of one queue would undo its order: the second waits instead.
         arguments.insert("x-single-active-consumer", Argument::Flag(true));
         self.queues.push(Queue { name: name.clone(), arguments });
         name

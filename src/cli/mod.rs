@@ -87,7 +87,8 @@ fn run_on(workers: usize, command: impl Future<Output = anyhow::Result<ExitCode>
 }
 
 /// Half of the cores: the other half is for the engines' threads and those that commit. What may block has tokio's bound of
-/// 512 threads, which is one for a commit and one for a look at the store of each of the most partitions that there may be.
+/// 512 threads: one for a commit and one for a look at the store of each of the most partitions that there may be. A running
+/// backup holds one more, a question at the ops port another: with so many partitions a commit may have to wait for a look to end.
 fn workers_for(partitions: usize) -> usize {
     let half = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
     half.clamp(1, WORKERS * partitions)

@@ -101,7 +101,7 @@ pub const PREFETCH_REPORTS: Key = Key {
     kind: Kind::Number { default: 1_024, min: 1, max: 2_000, unit: "messages" },
     about: &[
         "Reports and decisions handed out and not yet settled: among these tenants take turns, the broker keeps one",
-        "order for all. All may sit in memory at 256 KiB each: 2000 are 512 MiB at the worst.",
+        "order for all. All may sit in memory at 256 KiB each: 2000 are 500 MiB for each partition at the worst.",
     ],
 };
 pub const PREFETCH_SURVEYS: Key = Key {
@@ -112,7 +112,10 @@ pub const PREFETCH_SURVEYS: Key = Key {
 pub const PUBLISH_WINDOW: Key = Key {
     path: "amqp.publish_window",
     kind: Kind::Number { default: 1_000, min: 1, max: 10_000, unit: "messages" },
-    about: &["Publications on their way without a confirm. A crash repeats at most this many; a window of one is ten times slower."],
+    about: &[
+        "Publications of a partition on their way without a confirm. A crash repeats at most this many;",
+        "a window of one is ten times slower.",
+    ],
 };
 pub const PREFIX: Key = Key {
     path: "amqp.prefix",
@@ -124,7 +127,7 @@ pub const PARTITION: Key = Key {
     kind: Kind::Text { default: "all", expected: "\"all\", one (2), a range (\"0-3\") or a list (\"0,2,5-7\"), counted from 0" },
     about: &[
         "The partitions this process serves, each with an engine's thread, two connections, a store and its cache of its own.",
-        "Other processes may serve the others; of two on one, the broker lets one consume.",
+        "Other processes may serve the others, never the same: the broker picks a consumer for each queue, two would get one each.",
     ],
 };
 pub const PARTITIONS: Key = Key {
@@ -189,8 +192,8 @@ pub const OUTBOX_ROWS: Key = Key {
     path: "limits.outbox_rows",
     kind: Kind::Number { default: 100_000, min: 10_000, max: 10_000_000, unit: "rows" },
     about: &[
-        "Events waiting for their confirm; consuming pauses when it is full. At about 1 KiB each the default is 100 MiB of disk.",
-        "The smallest still holds one batch of the largest size.",
+        "Events of a partition waiting for their confirm; its consuming pauses when it is full. At about 1 KiB each the default is",
+        "100 MiB of disk. The smallest still holds one batch of the largest size.",
     ],
 };
 pub const BATCH_EVENTS: Key = Key {
