@@ -17,6 +17,7 @@ mod draft;
 pub mod event;
 mod footholds;
 pub mod gate;
+pub mod invariants;
 mod isolation;
 pub mod notice;
 pub mod order;

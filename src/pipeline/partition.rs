@@ -19,7 +19,7 @@ use crate::machine::decision::{Applied, Decision, Ignored, Refused};
 use crate::machine::event::{Address, Event, EventKind};
 use crate::machine::policy::Policy;
 use crate::machine::subject::{Subject, is_live};
-use crate::machine::{decide, timers};
+use crate::machine::{decide, invariants, timers};
 use crate::model::ids::{ReportId, SubjectKey, TenantId};
 use crate::model::report::Report;
 use crate::model::time::{Span, Timestamp, after, hours};
@@ -362,8 +362,11 @@ impl<S: Store> Partition<S> {
     pub(super) fn apply(&mut self, before: &Subject, applied: Applied) -> Result<(), StoreError> {
         let Applied { mut subject, agent_changed, reports_changed, notices, attempts, .. } = applied;
         let (tenant, key) = (subject.tenant, subject.key);
+        // invariant 16
+        assert!((before.tenant, before.key) == (tenant, key), "a decision about one subject has come out as another's");
         for id in &reports_changed {
             if let Some(report) = subject.reports.get(id) {
+                invariants::assert_kept(before.reports.get(id).map(Arc::as_ref), report);
                 self.homes.put((tenant, *id), key);
                 self.writes.put(keys::report(tenant, *id), record::encode(report.as_ref()));
                 archive::schedule(&mut self.writes, tenant, before.reports.get(id).map(Arc::as_ref), report);

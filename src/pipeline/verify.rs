@@ -11,14 +11,13 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::machine::gate;
-use crate::machine::policy::{MAX_ATTEMPTS, REOPEN_WINDOW};
+use crate::machine::invariants;
+use crate::machine::policy::REOPEN_WINDOW;
 use crate::machine::subject::{Subject, is_live};
 use crate::machine::timers;
 use crate::model::ids::{ReportId, SubjectKey, TenantId};
 use crate::model::organization::Organization;
-use crate::model::remediation::State;
-use crate::model::report::{Report, ReportStatus};
+use crate::model::report::Report;
 use crate::model::time::{Timestamp, after};
 use crate::store::{Store, StoreError, keys, record};
 
@@ -180,7 +179,7 @@ impl<S: Store> Verifying<'_, S> {
             if report.id != id {
                 this.wrong(key, format_args!("it is report {}", report.id));
             }
-            for what in report_faults(&report) {
+            for what in invariants::broken(&report) {
                 this.wrong(key, what);
             }
             let is_to_end = report.closed_at.is_some() && report.archived_at.is_none();
@@ -352,42 +351,4 @@ fn numbered(id: &str) -> Option<(TenantId, String, u64)> {
     let (rest, sequence) = id.rsplit_once(':')?;
     let (tenant, subject) = rest.split_once(':')?;
     Some((tenant.parse().ok()?, subject.to_owned(), sequence.parse().ok()?))
-}
-
-/// What the machine never leaves behind in one report.
-fn report_faults(report: &Report) -> Vec<String> {
-    let mut faults = Vec::new();
-    // 1, by the gate itself, as it was when the report was resolved
-    if report.closed_by.as_deref() == Some("resolved") && report.archived_at.is_none() {
-        let open = Report { status: ReportStatus::Sent, ..report.clone() };
-        for blocker in gate::blockers(&open, None, true) {
-            let task = blocker.task.map_or_else(String::new, |task| format!(" (task {})", task.remediation_id));
-            faults.push(format!("it was resolved over {}{task}", blocker.code.as_str()));
-        }
-    }
-    let mut seen = BTreeSet::new();
-    for item in &report.remediations {
-        let mut fault = |what: &str| faults.push(format!("task {} of plan {}: {what}", item.id, item.revision));
-        if !seen.insert((item.revision, item.id)) {
-            fault("it is there twice");
-        }
-        if item.revision > report.plan_revision {
-            fault("its plan has not been issued");
-        }
-        // 3
-        if item.kind.is_task() && item.attempt > 0 && item.approved_at.is_none() {
-            fault("it was attempted without an approval");
-        }
-        // 6
-        if item.attempt > MAX_ATTEMPTS {
-            fault("it was attempted too often");
-        }
-        if item.state == State::Delivered && item.open_attempt.is_none() {
-            fault("it is delivered, and no attempt is open");
-        }
-        if item.open_attempt.is_some() && !item.state.is_in_the_field() {
-            fault("an attempt is open, and it is not in the field");
-        }
-    }
-    faults
 }
