@@ -172,8 +172,11 @@ impl SledStore {
     pub(in crate::store) fn drop_torn(&self, is_in_the_journal: impl Fn(&[u8]) -> bool) -> Result<(), StoreError> {
         let mut removal = Batch::default();
         self.read(|large| {
-            let torn = large.iter().filter(|(key, value)| is_in_the_journal(key) && self.assemble(key, **value).is_err());
-            torn.for_each(|(key, _)| removal.remove(key.clone()));
+            for (key, value) in large.iter().filter(|(key, _)| is_in_the_journal(key)) {
+                if self.pieces(key, *value)?.is_err() {
+                    removal.remove(key.clone());
+                }
+            }
             Ok(())
         })?;
         if !removal.is_empty() {
@@ -222,18 +225,23 @@ impl SledStore {
 
     /// Puts the chunks of `key` together.
     fn assemble(&self, key: &[u8], large: Large) -> Result<Vec<u8>, StoreError> {
+        self.pieces(key, large)?.map_err(|what| corrupt(&self.dir, what))
+    }
+
+    /// The chunks of `key` as one, or what is wrong with them; an error only where they cannot be read.
+    fn pieces(&self, key: &[u8], large: Large) -> Result<Result<Vec<u8>, String>, StoreError> {
         let mut value = Vec::with_capacity(usize::try_from(large.len).unwrap_or(0));
         for number in 0..large.chunks() {
             let chunk = self.db.get(rows::chunk_key(key, number)).map_err(|e| damaged(&self.dir, e))?;
             let Some(chunk) = chunk else {
-                return Err(corrupt(&self.dir, format!("chunk {number} of {} is missing", record::printable(key))));
+                return Ok(Err(format!("chunk {number} of {} is missing", record::printable(key))));
             };
             value.extend_from_slice(&chunk);
         }
         if value.len() as u64 != large.len || crc32fast::hash(&value) != large.crc {
-            return Err(corrupt(&self.dir, format!("the chunks of {} do not belong together", record::printable(key))));
+            return Ok(Err(format!("the chunks of {} do not belong together", record::printable(key))));
         }
-        Ok(value)
+        Ok(Ok(value))
     }
 
     fn value(&self, large: &LargeValues, key: &[u8], row: &::sled::IVec) -> Result<Vec<u8>, StoreError> {

@@ -14,7 +14,8 @@
 //! The first byte is ours, so callers may use any key and never see a chunk. Which keys are large is kept
 //! in memory ([`LargeValues`], read from `02` at open): ordinary writes cost no read.
 //!
-//! Must never: write a row above [`CHUNK_BYTES`], or leave a chunk behind that no `02` row covers.
+//! Must never: write a row above [`CHUNK_BYTES`], or leave a chunk behind that no `02` row covers. (A batch that sled itself has
+//! left in part, see `SledStore::drop_torn`, may leave one, which then takes up room and nothing else.)
 
 use std::collections::{BTreeMap, HashMap};
 
