@@ -53,6 +53,24 @@ fn check_line(lines: &[String], parts: &[&str]) {
     assert!(line.starts_with("remedyd: ") && parts.iter().all(|part| line.contains(part)), "{line}");
 }
 
+/// Whatever it waits for then: here, for the end of a file of the journal that never ends.
+#[tokio::test]
+async fn a_signal_ends_a_service_that_reads_its_store() {
+    let dir = TempDir::new().unwrap();
+    let store = dir.path().join("store");
+    let (mut service, _) = Process::watched(serve(&store)).await;
+    service.line_with(&["connection lost"]).await;
+    service.stop().await;
+    let journal = store.join("p0/journal");
+    let newest = fs::read_dir(&journal).unwrap().filter_map(|entry| entry.unwrap().path().file_stem()?.to_str()?.parse::<u64>().ok()).max();
+    let endless = journal.join(format!("{:016}.log", newest.unwrap() + 1));
+    assert!(Command::new("mkfifo").arg(&endless).status().unwrap().success());
+    let (mut service, _) = Process::watched(serve(&store)).await;
+    service.signal("TERM");
+    assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
+    assert!(service.log.iter().any(|line| line.contains("stopped while it was starting")), "{:#?}", service.log);
+}
+
 #[tokio::test]
 async fn wrong_settings_are_listed_all_at_once() {
     let dir = TempDir::new().unwrap();

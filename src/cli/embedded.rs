@@ -19,7 +19,7 @@ use crate::pipeline::clock::Clock;
 use crate::pipeline::counters::Count;
 use crate::pipeline::engine::Limits;
 use crate::pipeline::partition::PartitionSettings;
-use crate::pipeline::{self, Pipeline, Settings};
+use crate::pipeline::{self, Pipeline, Recovered, Settings};
 use crate::store::journal::JournalStore;
 use crate::store::sled::SledSettings;
 
@@ -78,7 +78,8 @@ impl Embedded {
             users: Arc::new(Publishers::new(Users::Anyone)),
             publish_window,
         };
-        let pipeline = pipeline::start("engine", Arc::clone(&store), Arc::clone(&link), settings).map_err(store_exit)?;
+        let begun = Recovered::read(Arc::clone(&store), settings).and_then(|read| pipeline::start("engine", read, Arc::clone(&link)));
+        let pipeline = begun.map_err(store_exit)?;
         Ok(Self { broker, link, pipeline, events_exchange: topology.events(), status, dead_letters, store, temporary })
     }
 

@@ -99,7 +99,11 @@ fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
 }
 
 fn block_on_workers<T>(workers: usize, work: impl Future<Output = T>) -> std::io::Result<T> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(work))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let done = runtime.block_on(work);
+    // what still blocks then, a store that is being read or a disk that hangs, is not waited for: it may last for ever
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 /// Runs the command line and reports a failure on standard error, as one chain of causes.

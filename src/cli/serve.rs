@@ -30,7 +30,7 @@ pub fn run(args: SettingsArgs) -> anyhow::Result<ExitCode> {
 
 async fn serve(args: SettingsArgs, settings: Settings) -> anyhow::Result<ExitCode> {
     let filter = super::log::start(&settings.log)?;
-    // before anything is opened: a signal during start-up ends it in order as well
+    // before anything is opened: a signal during start-up ends it as well, at once
     let mut stop = Stop::new()?;
     let hangup = signal(SignalKind::hangup())?;
     let publishers = Arc::new(Publishers::new(settings.users.clone()));
@@ -43,7 +43,13 @@ async fn serve(args: SettingsArgs, settings: Settings) -> anyhow::Result<ExitCod
     if let served @ [_, _, ..] = settings.amqp.served().as_slice() {
         tracing::info!(partitions = in_ranges(served.iter().copied()), "serves several partitions: reading their stores");
     }
-    let partitions = Partitions::start(&settings, &publishers).await?;
+    let partitions = tokio::select! {
+        started = Partitions::start(&settings, &publishers) => started?,
+        () = stop.asked() => {
+            tracing::info!("stopped while it was starting: nothing has been taken");
+            return Ok(Exit::Ok.into());
+        }
+    };
     let supervisor = watch(&settings, &partitions, ops.as_ref())?;
     let announcing = tokio::spawn(announce(partitions.link()));
     let links = partitions.links();

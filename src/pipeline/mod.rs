@@ -51,7 +51,8 @@ use crate::store::{Store, StoreError};
 use census::{Census, Feed};
 use counters::Counters;
 use engine::{Control, Limits, StartCommit, Wiring};
-use partition::PartitionSettings;
+use partition::{Partition, PartitionSettings};
+use rows::OutboxRow;
 use vitals::Vitals;
 
 /// Arrivals that have been decoded and not yet decided, per lane. The prefetch bounds them anyway; this
@@ -90,10 +91,29 @@ pub struct View<S> {
     pub census: Arc<Census>,
 }
 
-/// Recovers the partition from `store` and begins to consume. Blocks while it reads the store. What is logged is within the
-/// caller's span; `name` is the engine's thread's, for which Linux keeps 15 bytes.
-pub fn start<S: Store, L: Link>(name: &str, store: Arc<S>, link: Arc<L>, settings: Settings) -> Result<Pipeline, StoreError> {
-    let (pipeline, engine) = assemble(store, link, settings, engine::on_a_blocking_thread)?;
+/// A partition as its store has it: read, and nothing begun.
+pub struct Recovered<S> {
+    store: Arc<S>,
+    partition: Partition<S>,
+    outbox: Vec<(u64, OutboxRow)>,
+    limits: Limits,
+    users: Arc<Publishers>,
+    publish_window: usize,
+}
+
+impl<S: Store> Recovered<S> {
+    /// Blocks while it reads.
+    pub fn read(store: Arc<S>, settings: Settings) -> Result<Self, StoreError> {
+        let Settings { partition, limits, users, publish_window } = settings;
+        let (partition, outbox) = recovery::open(Arc::clone(&store), partition)?;
+        Ok(Self { store, partition, outbox, limits, users, publish_window })
+    }
+}
+
+/// Begins to consume. What is logged is within the caller's span; `name` is the engine's thread's, for which Linux keeps 15
+/// bytes.
+pub fn start<S: Store, L: Link>(name: &str, recovered: Recovered<S>, link: Arc<L>) -> Result<Pipeline, StoreError> {
+    let (pipeline, engine) = assemble(recovered, link, engine::on_a_blocking_thread);
     let runtime = tokio::runtime::Handle::current();
     let engine = engine.in_current_span();
     let spawned = thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(engine));
@@ -101,15 +121,14 @@ pub fn start<S: Store, L: Link>(name: &str, store: Arc<S>, link: Arc<L>, setting
     Ok(pipeline)
 }
 
-/// A pipeline that has recovered its partition and begun to consume, and its engine, to be run by the caller: reads of
-/// the store block it, and it starts its commits by `start_commit`.
+/// A pipeline that has begun to consume, and its engine, to be run by the caller: reads of the store block it, and it starts
+/// its commits by `start_commit`.
 pub fn assemble<S: Store, L: Link>(
-    store: Arc<S>,
+    recovered: Recovered<S>,
     link: Arc<L>,
-    settings: Settings,
     start_commit: StartCommit<S>,
-) -> Result<(Pipeline, impl Future<Output = ()> + Send + use<S, L>), StoreError> {
-    let (partition, outbox) = recovery::open(Arc::clone(&store), settings.partition)?;
+) -> (Pipeline, impl Future<Output = ()> + Send + use<S, L>) {
+    let Recovered { store, partition, outbox, limits, users, publish_window } = recovered;
     let counters = partition.counters();
     let (reports_in, reports) = mpsc::channel(ARRIVALS);
     let (surveys_in, surveys) = mpsc::channel(ARRIVALS);
@@ -118,11 +137,10 @@ pub fn assemble<S: Store, L: Link>(
     let (control, control_out) = mpsc::channel(16);
     let drain = CancellationToken::new();
     let ingest = [(Lane::Reports, reports_in), (Lane::Surveys, surveys_in)].map(|(lane, engine)| {
-        let task = ingest::ingest(Arc::clone(&link), lane, Arc::clone(&settings.users), Arc::clone(&counters), engine);
+        let task = ingest::ingest(Arc::clone(&link), lane, Arc::clone(&users), Arc::clone(&counters), engine);
         tokio::spawn(task.in_current_span()).abort_handle()
     });
-    let relay_task =
-        relay::relay(Arc::clone(&link), settings.publish_window, settings.limits.repeats, Arc::clone(&counters), relayed, confirmed_in);
+    let relay_task = relay::relay(Arc::clone(&link), publish_window, limits.repeats, Arc::clone(&counters), relayed, confirmed_in);
     let relaying = tokio::spawn(relay_task.in_current_span());
     let vitals = Arc::new(Vitals::new(ingest, relaying.abort_handle()));
     let census = Arc::new(OnceLock::new());
@@ -134,7 +152,7 @@ pub fn assemble<S: Store, L: Link>(
         confirmed,
         control: control_out,
         drain: drain.clone(),
-        limits: settings.limits,
+        limits,
         census: Arc::clone(&census),
     };
     let (ended, engine) = oneshot::channel();
@@ -143,7 +161,7 @@ pub fn assemble<S: Store, L: Link>(
         // nobody listens any more when the process is on its way out
         let _ = ended.send(result);
     };
-    Ok((Pipeline { counters, vitals, census, control, drain, engine }, run))
+    (Pipeline { counters, vitals, census, control, drain, engine }, run)
 }
 
 impl Pipeline {

@@ -21,7 +21,7 @@ use remedyd::pipeline::counters::Count;
 use remedyd::pipeline::engine::Limits;
 use remedyd::pipeline::partition::PartitionSettings;
 use remedyd::pipeline::rows::{self, OutboxRow};
-use remedyd::pipeline::{self, Pipeline, Settings};
+use remedyd::pipeline::{self, Pipeline, Recovered, Settings};
 use remedyd::store::memory::{CommitFault, MemoryDisk, MemoryStore};
 use remedyd::store::{Batch, Row, Store, StoreError, keys};
 use serde_json::Value;
@@ -114,7 +114,8 @@ impl Rig {
             users: Arc::new(Publishers::new(self.users.clone())),
             publish_window: 100,
         };
-        let pipeline = pipeline::start("engine", Arc::clone(&store), Arc::clone(&link), settings).unwrap();
+        let recovered = Recovered::read(Arc::clone(&store), settings).unwrap();
+        let pipeline = pipeline::start("engine", recovered, Arc::clone(&link)).unwrap();
         Run { pipeline, store, link }
     }
 

@@ -15,7 +15,7 @@ use remedyd::model::time::{Span, after, days};
 use remedyd::pipeline::clock::Clock;
 use remedyd::pipeline::engine::Limits;
 use remedyd::pipeline::partition::PartitionSettings;
-use remedyd::pipeline::{self, Pipeline, Settings};
+use remedyd::pipeline::{self, Pipeline, Recovered, Settings};
 use remedyd::store::StoreError;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -293,8 +293,11 @@ impl World {
         };
         let store = Arc::new(DiskHandle { scene: Arc::clone(&self.scene), life });
         let link = Arc::new(ModelLink { scene: Arc::clone(&self.scene), life });
-        match pipeline::assemble(store, link, settings, commit_in_virtual_time) {
-            Ok((pipeline, engine)) => self.process = Some(Process { life, pipeline, engine: tokio::spawn(engine) }),
+        match Recovered::read(store, settings) {
+            Ok(recovered) => {
+                let (pipeline, engine) = pipeline::assemble(recovered, link, commit_in_virtual_time);
+                self.process = Some(Process { life, pipeline, engine: tokio::spawn(engine) });
+            }
             Err(error) => {
                 self.violation(format!("13: the store cannot be taken up again: {error}"));
                 self.scene.end_life("cannot start");

@@ -1,7 +1,7 @@
 //! The partitions of this process: for each a store, a link and a pipeline with an engine's thread of its own.
 //!
 //! ```text
-//! settings ─▶ stores, opened side by side ─▶ links ─▶ pipelines, recovered side by side ─▶ one end for all
+//! settings ─▶ stores, opened side by side ─▶ links, and partitions recovered side by side ─▶ pipelines ─▶ one end for all
 //! ```
 //! Never here: anything that two of them share but the settings and who may publish. All start, or the process does not; the
 //! first whose store fails ends it.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::future::{join_all, select_all};
+use futures_util::future::{join_all, select_all, try_join_all};
 use tokio::sync::watch;
 use tracing::Span;
 
@@ -31,7 +31,7 @@ use crate::ops::watched::{self, Watched};
 use crate::pipeline::clock::Clock;
 use crate::pipeline::engine::Limits;
 use crate::pipeline::partition::PartitionSettings;
-use crate::pipeline::{self, Pipeline};
+use crate::pipeline::{self, Pipeline, Recovered};
 use crate::store::StoreError;
 use crate::store::journal::JournalStore;
 use crate::store::sled::SledSettings;
@@ -73,14 +73,15 @@ impl Name {
 }
 
 impl Partitions {
-    /// Opens all stores before anything is consumed, and begins to consume when all have been read.
+    /// Opens all stores and reads them; takes nothing before all have been read.
     pub async fn start(settings: &Settings, users: &Arc<Publishers>) -> anyhow::Result<Self> {
         let served = settings.amqp.served();
         let names = served.iter().map(|number| Name::of(*number, served.len()));
         let opened = all(join_all(names.map(|name| open_store(settings, name))).await)?;
         let topology = Topology::with_prefix(&settings.amqp.prefix, u16::try_from(settings.amqp.partitions)?).context(Exit::Config)?;
-        let starting = opened.into_iter().map(|(name, store)| start(name, store, settings, &topology, users));
-        let partitions = all(join_all(starting).await)?;
+        let recovering = opened.into_iter().map(|(name, store)| recover(name, store, settings, &topology, users));
+        let recovered = all(join_all(recovering).await)?;
+        let partitions = all(recovered.into_iter().map(Waiting::begin).collect())?;
         let link = links::together(partitions.iter().map(|partition| partition.link.state()).collect());
         Ok(Self { all: partitions, link })
     }
@@ -109,11 +110,11 @@ impl Partitions {
         first
     }
 
-    /// Takes no more, finishes what is under way within the limit, and ends: all side by side.
+    /// Takes no more, finishes what is under way within the limit, and ends: all side by side, and at once if a store fails.
     pub async fn drain(self) -> anyhow::Result<()> {
         let drains =
             self.all.into_iter().map(async |Partition { name, pipeline, .. }| pipeline.drain().await.map_err(|error| failed(&name, error)));
-        all(join_all(drains).await).map(drop)
+        try_join_all(drains).await.map(drop)
     }
 }
 
@@ -131,8 +132,11 @@ impl Partition {
     }
 }
 
-/// All of them, or the first that has failed, in their order.
+/// All of them, or the first that has failed, in their order; the log says what became of the others that have.
 fn all<T>(results: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
+    for error in results.iter().filter_map(|result| result.as_ref().err()).skip(1) {
+        tracing::error!(error = format!("{error:#}"), "another partition cannot start either");
+    }
     results.into_iter().collect()
 }
 
@@ -175,26 +179,44 @@ fn warn_of_open_doors(dir: &Path) {
     }
 }
 
+/// A partition that has been read, and takes nothing yet.
+struct Waiting {
+    name: Name,
+    store: Arc<JournalStore>,
+    link: Arc<AmqpLink>,
+    recovered: Recovered<JournalStore>,
+}
+
+impl Waiting {
+    fn begin(self) -> anyhow::Result<Partition> {
+        let Self { name, store, link, recovered } = self;
+        let thread = format!("engine-p{}", name.number);
+        let begun = name.span.in_scope(|| pipeline::start(&thread, recovered, Arc::clone(&link)));
+        let pipeline = begun.map_err(|error| name.error(store_exit(error)))?;
+        Ok(Partition { name, store, link, pipeline })
+    }
+}
+
 /// Connects, and recovers on a thread that may block.
-async fn start(
+async fn recover(
     name: Name,
     store: Arc<JournalStore>,
     settings: &Settings,
     topology: &Topology,
     users: &Arc<Publishers>,
-) -> anyhow::Result<Partition> {
+) -> anyhow::Result<Waiting> {
     let link = Arc::new(name.span.in_scope(|| connect(settings, topology.clone(), name.number)).map_err(|error| name.error(error))?);
     let pipeline_settings = pipeline_settings(settings, topology, Arc::clone(users));
     let recovering = {
-        let (name, store, link) = (name.clone(), Arc::clone(&store), Arc::clone(&link));
+        let (span, store) = (name.span.clone(), Arc::clone(&store));
         move || {
-            let _span = name.span.enter();
-            pipeline::start(&format!("engine-p{}", name.number), store, link, pipeline_settings)
+            let _span = span.enter();
+            Recovered::read(store, pipeline_settings)
         }
     };
-    let started = tokio::task::spawn_blocking(recovering).await.context("recovering from the store")?;
-    let pipeline = started.map_err(|error| name.error(store_exit(error)))?;
-    Ok(Partition { name, store, link, pipeline })
+    let recovered = tokio::task::spawn_blocking(recovering).await.context("recovering from the store")?;
+    let recovered = recovered.map_err(|error| name.error(store_exit(error)))?;
+    Ok(Waiting { name, store, link, recovered })
 }
 
 fn connect(settings: &Settings, topology: Topology, partition: u16) -> anyhow::Result<AmqpLink> {
