@@ -9,6 +9,8 @@
 mod broker;
 #[path = "repair/command.rs"]
 mod command;
+#[path = "service/http.rs"]
+mod http;
 #[path = "service/outside.rs"]
 mod outside;
 #[path = "service/process.rs"]
@@ -19,12 +21,14 @@ mod steps;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::Broker;
-use command::{Ledger as Loss, Watched, at, request, run, run_at, send_request, start};
+use command::{Ledger as Loss, Watched, at, run, run_at, start};
+use http::{request, send_request};
 use outside::{Outside, Sent};
 use process::within;
 use remedyd::store::memory::MemoryStore;
@@ -366,6 +370,7 @@ async fn a_backup_under_load_restores_to_a_service_that_goes_on_without_a_lost_o
     let taken = take(&["--token-file", token.to_str().unwrap()]).code(0);
     take(&["--token-file", token.to_str().unwrap()]).code(64);
     run(["store", "verify", backup_arg]).code(0);
+    assert_eq!(backup.metadata().unwrap().permissions().mode() & 0o777, 0o600, "others may read the backup");
     // it has gone on, and published what the backup does not know
     let known = Loss::now_as(address, bearer).applied;
     while Loss::now_as(address, bearer).applied < known + 50 {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "service/http.rs"]
+mod http;
 #[path = "service/outside.rs"]
 mod outside;
 #[path = "service/process.rs"]
@@ -17,6 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use http::request;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -178,7 +181,7 @@ const BODY: &str = "canary of the body";
 const BROKEN: &str = "canary of what is no event";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn canaries_stay_out_of_logs_headers_and_process_lists() {
+async fn canaries_stay_out_of_logs_headers_metrics_and_process_lists() {
     for filter in ["info", "debug"] {
         let dir = TempDir::new().unwrap();
         let mut outside = Outside::connect(&format!("canaries-{filter}")).await;
@@ -186,7 +189,7 @@ async fn canaries_stay_out_of_logs_headers_and_process_lists() {
         let url = format!("{}?canary={PASSWORD}", outside.url);
         let mut command = outside.serve(&dir.path().join("store"));
         command.env("REMEDYD_AMQP_URL", &url).env("REMEDYD_LOG__FILTER", filter);
-        let mut service = Process::start(command);
+        let (mut service, ops) = Process::watched(command).await;
         service.line("ready").await;
         outside.listen().await;
         let survey = event(0, |event| event["data"]["hostname"] = json!(HOSTNAME));
@@ -232,6 +235,11 @@ async fn canaries_stay_out_of_logs_headers_and_process_lists() {
         let pid = service.id();
         check_clean("argv", &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap()));
         check_clean("thread names", &thread_names(pid));
+        for path in ["/metrics", "/livez", "/readyz", "/startupz"] {
+            let (status, told) = request("GET", ops, path, &[]);
+            assert_eq!(status, 200, "{path}: {told}");
+            check_clean(path, &told);
+        }
         service.signal("TERM");
         assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
         assert!(filter == "info" || service.log.iter().any(|line| line.contains("DEBUG")), "the filter had no effect");
@@ -284,7 +292,7 @@ async fn the_store_is_for_its_owner_alone() {
     let serve = |store: &Path| {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "umask 0; exec \"$0\" serve --store \"$1\"", env!("CARGO_BIN_EXE_remedyd")]).arg(store);
-        command.env_clear().env("REMEDYD_AMQP_URL", "amqp://127.0.0.1:1");
+        command.env_clear().env("REMEDYD_AMQP_URL", "amqp://127.0.0.1:1").env("REMEDYD_OPS__LISTEN", "");
         Process::start(command)
     };
     let store = dir.path().join("deep/store");

@@ -5,14 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::http::request;
 use crate::outside::Outside;
-use crate::process::{PATIENCE, Process};
+use crate::process::Process;
 use crate::service::remedyd;
 
 /// What a command came to.
@@ -113,24 +114,6 @@ pub async fn start(command: Command) -> (Process, SocketAddr) {
     let (mut process, address) = Process::watched(command).await;
     process.line("ready").await;
     (process, address)
-}
-
-/// A request whose answer has not been read.
-pub fn send_request(method: &str, address: SocketAddr, path: &str, headers: &[&str]) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("the ops port takes connections");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let more: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}Connection: close\r\n\r\n").unwrap();
-    stream
-}
-
-/// Status and body of one request.
-pub fn request(method: &str, address: SocketAddr, path: &str, headers: &[&str]) -> (u16, String) {
-    let mut stream = send_request(method, address, path, headers);
-    let mut text = String::new();
-    tokio::task::block_in_place(|| stream.read_to_string(&mut text)).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {text:?}"));
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// The loss ledger: events received, and what became of each.
