@@ -49,7 +49,7 @@ const SERVICES: usize = 3;
 
 /// In the order of the summary.
 const NODE_FAULTS: [&str; 10] = ["restart", "killed", "closed", "memory-alarm", "cancelled", "404", "403", "406", "unroutable", "nacked"];
-const NETWORK_FAULTS: [&str; 5] = ["cut", "garbage", "slow", "no-confirm", "half-open"];
+const NETWORK_FAULTS: [&str; 6] = ["cut", "half-closed", "garbage", "slow", "no-confirm", "half-open"];
 
 /// How often each fault was really injected, and the longest way back from it.
 #[derive(Default)]
@@ -355,6 +355,10 @@ async fn network_fault(kind: &str, variant: u64, proxy: &Proxy, place: &mut Plac
     match kind {
         "cut" => {
             proxy.cut();
+            place.loses_both().await;
+        }
+        "half-closed" => {
+            proxy.half_close();
             place.loses_both().await;
         }
         "garbage" => {

@@ -9,7 +9,8 @@
 # 2. Starts a broker of its own in a temporary directory (tests/support/rabbitmq.sh); no other is touched.
 # 3. Runs unit and integration tests (cargo-nextest if installed, else cargo test), then the doc tests.
 # 4. Has the suite checked by seeded defects, and the simulation played at length (tests/mutations.sh).
-# 5. Stops what it started, however it ends, and passes the exit code on.
+# 5. Prints what the proofs have recorded, and leaves it in target/reliability.json and target/reliability.md.
+# 6. Stops what it started, however it ends, and passes the exit code on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -115,32 +116,20 @@ closing_line() {
     ' "$1"
 }
 
-# What the proofs have recorded (tests/support/proof.rs), as one block and as one file.
+# What the proofs have recorded, as one block, as JSON and for a person.
 reliability() {
-    local figures=${CARGO_TARGET_DIR:-target}/reliability commit proof name first=yes
+    local figures=${CARGO_TARGET_DIR:-target}/reliability commit
     compgen -G "$figures/*.txt" >/dev/null || return 0
     commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
     [ -z "$(git status --porcelain 2>/dev/null)" ] || commit="$commit with changes"
-    echo "== reliability at $commit"
-    cat "$figures"/*.txt
-    {
-        printf '{"commit":"%s","date":"%s","proofs":{' "$commit" "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
-        for proof in "$figures"/*.json; do
-            name=$(basename "$proof" .json)
-            [ -n "$first" ] || printf ','
-            first=''
-            printf '"%s":' "${name#*-}"
-            tr -d '\n' <"$proof"
-        done
-        printf '}}\n'
-    } >"$figures.json"
+    /usr/bin/python3 -B tests/support/reliability.py "$figures" "$commit"
 }
 
 run_tests() {
     local log=$scratch/output code=0 locked=() whole=$#
     [ -z "${CI:-}" ] || locked=(--locked)
     export CARGO_TERM_COLOR=never
-    rm -rf "${CARGO_TARGET_DIR:-target}/reliability" "${CARGO_TARGET_DIR:-target}/reliability.json"
+    rm -rf "${CARGO_TARGET_DIR:-target}/reliability"{,.json,.md}
     {
         if cargo nextest --version >/dev/null 2>&1; then
             cargo nextest run --features crash-points,otlp --no-fail-fast "${locked[@]}" "$@" || code=$?
@@ -155,7 +144,7 @@ run_tests() {
     code=$(cat "$scratch/code")
     # nextest shows the output of a failed test indented, a runner inside a test would too: only whole lines count
     closing_line "$log"
-    reliability
+    reliability || code=$?
     return "$code"
 }
 

@@ -2,9 +2,9 @@
 //! that whoever opens the store knows every byte it must find.
 //!
 //! They are like the service's: 64 events a batch, each with its inbox row, its subject over and over, outbox rows
-//! that go again, an audit row; now and then a dead letter that is cut into chunks.
+//! that go again, an audit row; now and then a dead letter that is cut into chunks; a line of the archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use remedyd::store::{Batch, Row};
 
@@ -51,6 +51,7 @@ impl Content {
             batch.put(key("dead-letter", number / DEAD_LETTER_EVERY % DEAD_LETTERS, 0), value(number, bytes, &mut dice));
         }
         batch.put(COUNT.to_vec(), number.to_be_bytes().to_vec());
+        batch.archive.push(number.to_string().into_bytes());
         batch
     }
 
@@ -86,6 +87,19 @@ impl Content {
             (0, 0, 0) => Ok(count),
             _ => Err(format!("not what {count} batches leave: {missing} rows missing, {foreign} too many, {different} different")),
         }
+    }
+}
+
+/// Holds the lines of an archive against the number of batches. A crash may write some once more.
+///
+/// # Errors
+/// Says which are missing, or of which batch there are none yet.
+pub fn check_archive(count: u64, lines: &BTreeSet<u64>) -> Result<(), String> {
+    let missing: Vec<u64> = (1..=count).filter(|number| !lines.contains(number)).collect();
+    match (missing.as_slice(), lines.last()) {
+        ([], Some(last)) if *last > count => Err(format!("the archive has a line of batch {last}, and there are {count}")),
+        ([], _) => Ok(()),
+        (missing, _) => Err(format!("not in the archive after {count} batches: {missing:?}")),
     }
 }
 

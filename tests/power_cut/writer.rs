@@ -11,6 +11,7 @@
 //! ```
 //! Never here: an acknowledgement before `commit` has returned.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,9 +21,10 @@ use std::time::{Duration, Instant};
 
 use remedyd::store::journal::JournalStore;
 use remedyd::store::sled::{SledSettings, SledStore};
+use remedyd::store::transfer::{Source, TransferError};
 use remedyd::store::{Batch, Row, Store, StoreError};
 
-use crate::content::Content;
+use crate::content::{Content, check_archive};
 
 const KIND: &str = "POWER_CUT_STORE";
 const DIR: &str = "POWER_CUT_DIR";
@@ -78,11 +80,11 @@ impl Kind {
         Content { seed, dead_letters: self != Kind::BareSled }
     }
 
-    pub fn open(self, dir: &Path) -> Result<Box<dyn Store>, String> {
+    pub fn open(self, dir: &Path) -> Result<Box<dyn Written>, String> {
         let settings = SledSettings::default();
         let journal =
             |checkpoint_bytes| JournalStore::open_with(dir, settings.clone(), checkpoint_bytes).map_err(|error| error.to_string());
-        let store: Box<dyn Store> = match self {
+        let store: Box<dyn Written> = match self {
             Kind::Store => Box::new(journal(CHECKPOINT_BYTES)?),
             // no checkpoint: nothing but the journal's own sync can make the difference
             Kind::UnsyncedJournal => Box::new(journal(u64::MAX)?),
@@ -103,6 +105,28 @@ impl Kind {
         command
     }
 }
+
+/// A store, and what is in its archive.
+pub trait Written: Store {
+    /// The batches that the archive has a line of; `None` where there is no archive to be asked.
+    fn archived(&self) -> Result<Option<BTreeSet<u64>>, TransferError> {
+        Ok(None)
+    }
+}
+
+impl Written for JournalStore {
+    fn archived(&self) -> Result<Option<BTreeSet<u64>>, TransferError> {
+        let mut numbers = BTreeSet::new();
+        self.snapshot()?.archive(&mut |line| {
+            numbers.extend(std::str::from_utf8(line).ok().and_then(|line| line.parse::<u64>().ok()));
+            Ok(())
+        })?;
+        Ok(Some(numbers))
+    }
+}
+
+impl Written for SledStore {}
+impl Written for BareSled {}
 
 /// What a store is that takes sled's `flush` for a sync. Written like ours (same segments, rows that stay
 /// in the one file), so that nothing but that can make the difference.
@@ -159,6 +183,12 @@ pub fn write(kind: Kind, dir: &Path, seed: u64, until: u64, say: impl Fn(String)
     let store = kind.open(dir)?;
     let content = kind.content(seed);
     let found = content.check(store.scan(b"", b"", usize::MAX).map_err(|error| error.to_string())?)?;
+    // not each time: it freezes the overlay, and a cut is to find others as well
+    if found.is_multiple_of(2)
+        && let Some(lines) = store.archived().map_err(|error| error.to_string())?
+    {
+        check_archive(found, &lines)?;
+    }
     say(format!("opened {found}"));
     for number in found + 1..=until {
         store.commit(&content.batch(number)).map_err(|error| error.to_string())?;

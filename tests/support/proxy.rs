@@ -106,6 +106,15 @@ impl Proxy {
         }
     }
 
+    /// Ends what the broker says on every connection that is open now; what is said to it still passes, until either side
+    /// makes an end.
+    pub fn half_close(&self) {
+        for passage in self.shared.open.lock().expect("no panic under the lock").drain(..) {
+            // one that has ended by itself is closed on both sides
+            let _ = passage.near.shutdown(Shutdown::Write);
+        }
+    }
+
     /// Forgets every connection that is open now, as a router does that was restarted: neither side hears of the
     /// other again, nor of its end. The next ones are passed on. What it returns waits until the broker has given all
     /// of them up, at most for `patience`: until then it keeps their consumers, and what it has delivered to them.

@@ -8,49 +8,23 @@ proof has failed or recorded nothing, or if a kind of fault was never injected. 
 
 import json
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
-# Figures that count what was injected. A proof with a 0 in one of them has proven less than its name says.
-INJECTED = {"faults", "points", "kills", "stops", "broker_kills", "cuts", "while_creating", "while_opening",
-            "while_appending", "in_a_checkpoint", "left_a_torn_batch", "over_sled_alone", "inputs", "seeds"}
-
-
-def never_injected(name, figures):
-    """Kinds of faults with a 0, by name."""
-    for key, value in figures.items():
-        if key not in INJECTED:
-            continue
-        counts = value if isinstance(value, dict) else {key: value}
-        yield from (f"{name}: {kind}" for kind, count in counts.items() if count == 0)
-    if figures.get("full_disk_run") is False:
-        yield f"{name}: disk full"
-
-
-def injected(figures):
-    """What was injected, as one line."""
-    parts = []
-    for key, value in figures.items():
-        if key in INJECTED:
-            parts += [f"{kind} {count}" for kind, count in (value if isinstance(value, dict) else {key: value}).items()]
-    return ", ".join(parts) or "-"
+import reliability
 
 
 def main(directory, commit, budget):
     directory = Path(directory)
     runs = [line.split("\t") for line in (directory / "runs").read_text().splitlines()]
-    recorded = {}
-    for path in sorted((directory / "reliability").glob("*.json")):
-        line = path.with_suffix(".txt").read_text().strip()
-        recorded[path.stem.split("-", 1)[1]] = {"line": line, "figures": json.loads(path.read_text())}
+    recorded = reliability.read(directory / "reliability")
 
     failed = [f"{name} {test}" for name, test, code, _ in runs if code != "0"]
-    absent = [kind for name, proof in recorded.items() for kind in never_injected(name, proof["figures"])]
+    absent = list(reliability.never_injected(recorded))
     unrecorded = len(runs) - len(failed) - len(recorded)
     good = not failed and not absent and unrecorded <= 0
 
     report = {
-        "commit": commit, "budget": budget, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit, "budget": budget, "date": reliability.date(),
         "passed": good, "failed": failed, "never_injected": absent,
         "runs": [{"binary": name, "test": test, "exit_code": int(code), "seconds": int(took)} for name, test, code, took in runs],
         "proofs": {name: proof["figures"] for name, proof in recorded.items()},
@@ -69,10 +43,7 @@ def main(directory, commit, budget):
         text.append(f"- {unrecorded} proofs have recorded nothing")
     text += ["", "## Runs", "", "| proof | seconds | exit code |", "|---|---|---|"]
     text += [f"| {name} {test} | {took} | {code} |" for name, test, code, took in runs]
-    text += ["", "## Really injected", "", "| proof | first seed | injected |", "|---|---|---|"]
-    for name, proof in recorded.items():
-        figures = proof["figures"]
-        text.append(f"| {name} | {figures.get('seed', figures.get('first_seed', '-'))} | {injected(figures)} |")
+    text += ["", *reliability.table(recorded)]
     text += ["", "Figures in full: report.json. What each test has printed: log/.", ""]
     (directory / "report.md").write_text("\n".join(text))
     print("\n".join(text))
