@@ -21,6 +21,7 @@ pub mod run;
 mod bodies;
 mod host;
 mod phases;
+mod producer;
 mod rig;
 mod sequences;
 mod svg;
