@@ -18,7 +18,9 @@ pub mod mix;
 pub mod relay;
 pub mod run;
 
+mod beat;
 mod bodies;
+mod flood;
 mod host;
 mod phases;
 mod producer;

@@ -53,6 +53,10 @@ impl Producer {
         Ok(Self { channel, exchange, flights: FuturesUnordered::new(), confirmed, _connection: connection })
     }
 
+    pub fn confirmed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.confirmed)
+    }
+
     /// Hands them to the broker, and waits while more than [`WINDOW`] are under way.
     pub async fn send(&mut self, parcels: impl Iterator<Item = Parcel>) -> anyhow::Result<()> {
         for parcel in parcels {

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::books::{Books, MARKER};
+use super::flood::Flood;
 use super::producer::{Parcel, Producer, Rubbish};
 use super::world::{Event, Run, World};
 use crate::broker::Lane;
@@ -49,7 +50,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
     pub at_us: u64,
-    /// Events that the broker has confirmed to us.
+    /// Events that the broker has confirmed to us, malformed messages among them: they wait in the same lanes.
     pub confirmed: u64,
     /// Events that wait in the lanes of all partitions.
     pub waiting: u64,
@@ -63,6 +64,7 @@ pub struct Rig {
     pub world: World,
     pub books: Arc<Mutex<Books>>,
     clock: Stopwatch,
+    endpoint: Endpoint,
     topology: Topology,
     producer: Producer,
     gauge: watch::Receiver<Depth>,
@@ -115,8 +117,8 @@ impl Rig {
             read,
         };
         tasks.push(tokio::spawn(gauging.run()));
-        let topology = site.topology.clone();
-        Ok(Self { world, books, clock, topology, producer, gauge, readings, control, tasks, markers: 0 })
+        let (endpoint, topology) = (site.endpoint.clone(), site.topology.clone());
+        Ok(Self { world, books, clock, endpoint, topology, producer, gauge, readings, control, tasks, markers: 0 })
     }
 
     pub fn now_us(&self) -> u64 {
@@ -168,6 +170,13 @@ impl Rig {
         }
         let parcels = events.into_iter().map(|(Event { routing_key, tenantid, body, .. }, _)| Parcel { routing_key, tenantid, body });
         self.producer.send(parcels).await
+    }
+
+    /// Malformed messages of a tenant's, to be sent beside the load.
+    pub async fn flood(&self, organization: u64) -> anyhow::Result<Flood> {
+        let confirmed = self.producer.confirmed();
+        let producer = Producer::open(&self.endpoint, "load malformed", self.topology.events(), confirmed).await?;
+        Ok(Flood { producer, books: Arc::clone(&self.books), clock: self.clock, organization })
     }
 
     /// Sends events as fast as they are taken.
@@ -320,7 +329,7 @@ pub fn whole(error: AmqpError) -> anyhow::Error {
     anyhow::Error::new(crate::load::live::BrokerFailed(error.chain()))
 }
 
-fn micros(clock: Stopwatch) -> u64 {
+pub fn micros(clock: Stopwatch) -> u64 {
     u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
