@@ -97,6 +97,21 @@ fn a_given_rate_is_kept_to_and_its_latencies_are_told() {
     check_audit(&figures);
 }
 
+#[test]
+fn malformed_messages_come_out_as_dead_letters_and_nothing_is_lost() {
+    let (figures, html, stdout) = run("malformed", &["--rate", "150", "--malformed", "200", "--tenants", "10", "--agents", "20"]);
+    let count = |name: &str| number(&figures, &format!("/malformed/{name}"));
+    // a machine that stands still for a tenth of a second sends fewer, and says so
+    assert_eq!((count("asked_per_s"), count("dead_lettered") + count("unsent"), count("lost")), (200.0, 200.0, 0.0), "{figures}");
+    for some in ["sent_per_s", "dead_lettered", "p99_alone_ms", "p99_beside_ms", "decision_p99_ratio"] {
+        assert!(count(some) > 0.0, "{some}: {figures}");
+    }
+    let phases: Vec<&str> = figures["phases"].as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["steady rate", "beside nothing malformed", "beside malformed messages"]);
+    assert!(stdout.contains("0 lost; p99 of decisions") && html.contains("malformed messages a second"), "{stdout}");
+    check_audit(&figures);
+}
+
 /// All partitions by one service, and a relay for each as the reference.
 #[test]
 fn several_partitions_balance_together() {
@@ -127,6 +142,9 @@ fn wrong_arguments_are_named() {
     check_refused(&with(&["--duration", "0"]), "--duration");
     check_refused(&with(&["--partitions", "0"]), "--partitions");
     check_refused(&with(&["--surveys-only", "--rate", "5"]), "--rate");
+    check_refused(&with(&["--surveys-only", "--malformed", "5"]), "--malformed");
+    check_refused(&with(&["--malformed", "0"]), "--malformed");
+    check_refused(&with(&["--malformed", "100001"]), "--malformed");
     check_refused(&with(&["--noisy-tenant", "--tenants", "1"]), "--tenants");
     check_refused(&with(&["--prefix", "remedyd"]), "--prefix");
     check_refused(&with(&["--prefix", "No Such"]), "--prefix");

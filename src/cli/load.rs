@@ -14,7 +14,7 @@ use super::exit::Exit;
 use crate::broker::amqp::Endpoint;
 use crate::broker::topology::{DEFAULT_PREFIX, MAX_PARTITIONS, Topology};
 use crate::load::live::BrokerFailed;
-use crate::load::live::figures::{Figures, Latency};
+use crate::load::live::figures::{Figures, Latency, Malformed};
 use crate::load::live::html;
 use crate::load::live::mix::{DelayMs, Mix, Weights};
 use crate::load::live::relay::{self, Work};
@@ -87,7 +87,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
     /// Find the maximum of surveys alone, and nothing else
-    #[arg(long, conflicts_with_all = ["rate", "noisy_tenant"])]
+    #[arg(long, conflicts_with_all = ["rate", "noisy_tenant", "malformed"])]
     surveys_only: bool,
     /// Run the bare relay before and after, and give the ratio
     #[arg(long)]
@@ -98,6 +98,10 @@ pub struct LoadArgs {
     /// One tenant at a hundred times its share beside the others at half of the maximum; then a backlog of that kind
     #[arg(long, conflicts_with = "rate")]
     noisy_tenant: bool,
+    /// So many malformed messages a second from one more tenant, beside the rate that is given or a tenth of the maximum;
+    /// before them the same load alone
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    malformed: Option<u32>,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -197,6 +201,7 @@ fn plan(args: &LoadArgs) -> Plan {
         surveys_only: args.surveys_only,
         pairs: args.pairs.unwrap_or(u32::from(args.reference)),
         noisy_tenant: args.noisy_tenant,
+        malformed_per_s: args.malformed.map(f64::from),
         command: command(),
     }
 }
@@ -251,6 +256,7 @@ fn told(figures: &Figures) -> String {
     line("report to first answer", latency(&figures.report_latency_ms));
     line("Jain's index of a backlog", ratio(figures.fairness.jain));
     line("quiet tenants' p99 ratio", ratio(figures.fairness.quiet_p99_ratio));
+    line("malformed messages", figures.malformed.as_ref().map_or_else(|| "not measured".to_owned(), told_of_malformed));
     let audit = &figures.audit;
     line(
         "audit",
@@ -275,6 +281,16 @@ fn told(figures: &Figures) -> String {
     }
     line("verdict", if audit.is_clean() { "clean" } else { "NOT CLEAN" }.to_owned());
     text
+}
+
+fn told_of_malformed(malformed: &Malformed) -> String {
+    let Malformed { asked_per_s, sent_per_s, unsent, dead_lettered, lost, decision_p99_ratio, p99_alone_ms, p99_beside_ms } = malformed;
+    let [ratio, alone, beside] = [(decision_p99_ratio, 2), (p99_alone_ms, 1), (p99_beside_ms, 1)]
+        .map(|(value, places)| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.places$}")));
+    format!(
+        "{sent_per_s:.0}/s of {asked_per_s:.0}/s, {unsent} unsent, {dead_lettered} dead letters, {lost} lost; \
+         p99 of decisions {alone} ms alone, {beside} ms beside them, ratio {ratio}"
+    )
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {

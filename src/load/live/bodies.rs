@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::mix::Shape;
 use crate::model::report::Severity;
 use crate::model::time::Timestamp;
+use crate::wire::limits;
 
 /// The account of all tenants of load runs.
 pub const ACCOUNT: u64 = 700;
@@ -16,6 +17,8 @@ const NARRATIVE: &str = "A scheduled task starts an encoded command at every log
     that arrived by mail; the binary that it starts is not signed and was written to a folder that any user may write to. No other host \
     of the organization has been seen with it. No lateral movement was observed. ";
 const NARRATIVES: usize = 4;
+/// What every body begins with; the id follows.
+const HEAD: &str = r#"{"specversion":"1.0","id":""#;
 
 /// What every event says of itself.
 pub struct Header<'a> {
@@ -121,13 +124,35 @@ pub fn surveyed(header: &Header<'_>, agent: u64) -> Vec<u8> {
     event(header, "agent.surveyed", "agents", agent, &data)
 }
 
+/// What the service can never apply, in one of four forms by its number: the JSON ends early, nobody knows the type, a
+/// field is missing, it is too deep.
+pub fn malformed(header: &Header<'_>, number: usize) -> Vec<u8> {
+    let approved_but = |data: &str| event(header, "remediations.approved", "incident_reports", 1, data);
+    match number % 4 {
+        0 => {
+            let mut body = approved(header, 1);
+            body.truncate(body.len() - 10);
+            body
+        }
+        1 => event(header, "no.such.type", "incident_reports", 1, ""),
+        2 => approved_but(&format!(r#""plan_revision":1,{ACTOR}"#)),
+        _ => approved_but(&format!(r#""deep":{}{}"#, "[".repeat(limits::DEPTH), "]".repeat(limits::DEPTH))),
+    }
+}
+
+/// The id in a body of ours, also in one that is malformed.
+pub fn id_of(body: &[u8]) -> Option<&str> {
+    let id = body.strip_prefix(HEAD.as_bytes())?.split(|byte| *byte == b'"').next()?;
+    std::str::from_utf8(id).ok()
+}
+
 fn event(header: &Header<'_>, kind: &str, subject: &str, subject_id: u64, data: &str) -> Vec<u8> {
     let Header { id, organization, time } = header;
     let mut body = String::with_capacity(data.len() + 300);
     put(
         &mut body,
         format_args!(
-            r#"{{"specversion":"1.0","id":"{id}","source":"remedyd/load","type":"{kind}","time":"{time}","tenantid":"{ACCOUNT}.{organization}","subject":"{subject}/{subject_id}","datacontenttype":"application/json","data":{{{data}}}}}"#
+            r#"{HEAD}{id}","source":"remedyd/load","type":"{kind}","time":"{time}","tenantid":"{ACCOUNT}.{organization}","subject":"{subject}/{subject_id}","datacontenttype":"application/json","data":{{{data}}}}}"#
         ),
     );
     body.into_bytes()
@@ -165,5 +190,22 @@ mod tests {
         check(&retry_requested(&header, 9, 1), "remediation.retry_requested");
         check(&resolution_requested(&header, 9), "incident_report.resolution_requested");
         check(&surveyed(&header, 8), "agent.surveyed");
+    }
+
+    #[test]
+    fn the_service_reads_no_malformed_body_and_the_id_is_in_each() {
+        let header = Header { id: "run-1", organization: 4, time: "2026-11-23T10:00:00.123Z".parse().expect("time") };
+        let told = (0..4).map(|number| {
+            let body = malformed(&header, number);
+            assert_eq!(id_of(&body), Some("run-1"), "{number}");
+            let raw = Raw { content_type: Some("application/cloudevents+json"), headers: &[], body: &body };
+            let rejection = wire::decode(&raw).expect_err("malformed");
+            format!("{}: {}", rejection.reason.as_str(), rejection.detail)
+        });
+        let told: Vec<String> = told.collect();
+        for (told, expected) in told.iter().zip(["malformed: ", "unsupported_type: ", "invalid: ", "malformed: more than 32 nesting"]) {
+            assert!(told.starts_with(expected), "{told}");
+        }
+        assert_eq!(id_of(b"marker 1"), None);
     }
 }

@@ -2,12 +2,13 @@
 //! is read off them.
 //!
 //! Never here: the broker, a clock, or the service's word for anything but what it publishes. Some 32 bytes an event
-//! and some 150 a report: a run of ten million events has 500 MB of books.
+//! and some 150 a report: a run of ten million events has 500 MB of books. A malformed message is one more byte.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::bodies;
 use super::sequences::Sequences;
 use super::world::{Kind, Run, Standing};
 
@@ -62,13 +63,6 @@ struct Details<'a> {
     phase: Option<Cow<'a, str>>,
 }
 
-/// A dead letter, as far as its bytes can be read.
-#[derive(Deserialize)]
-struct Refused<'a> {
-    #[serde(borrow, default)]
-    id: Cow<'a, str>,
-}
-
 pub struct Books {
     run: Run,
     sent: Vec<Sent>,
@@ -81,7 +75,18 @@ pub struct Books {
     owed: u64,
     dead_letters: u64,
     first_dead_letter: Option<String>,
+    /// How many dead letters have come of each malformed message.
+    malformed: Vec<u8>,
     markers: Vec<String>,
+}
+
+/// What has become of the malformed messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buried {
+    /// Each counted once.
+    pub dead_lettered: u64,
+    pub lost: u64,
+    pub duplicates: u64,
 }
 
 /// What the audit found. All but the first four must be 0; duplicates are what "at least once" allows.
@@ -93,18 +98,19 @@ pub struct Audit {
     /// Surveys: they need no answer. That none was passed over is judged by `surveys_behind`.
     pub surveys: u64,
     pub duplicates: u64,
-    /// Reports and decisions without an answer, critical reports without a page, and surveys the broker still has.
+    /// Reports and decisions without an answer, critical reports without a page, what the broker still has, and malformed
+    /// messages without a dead letter.
     pub lost: u64,
     pub gaps: u64,
     pub late: u64,
     pub changed: u64,
     /// Reports that are not where the story of each ends.
     pub misplaced: u64,
-    /// Events of ours that the service refused to read.
+    /// Events of ours that the service refused to read; malformed messages are not counted, they are meant to be refused.
     pub dead_letters: u64,
     /// Agents whose last survey the store does not know. `None`: the store was not looked into.
     pub surveys_behind: Option<u64>,
-    /// sent = answered + surveys + lost + dead letters
+    /// sent = answered + surveys + lost + dead letters, all of them of events
     pub balances: bool,
 }
 
@@ -128,6 +134,7 @@ impl Books {
             owed: 0,
             dead_letters: 0,
             first_dead_letter: None,
+            malformed: Vec::new(),
             markers: Vec::new(),
         }
     }
@@ -139,6 +146,13 @@ impl Books {
         }
         self.owed += u64::from(kind != Kind::Survey);
         self.sent.push(Sent { intended_us, tenant, kind, answered_us: 0, paged_us: 0, dead_lettered: false });
+    }
+
+    /// A malformed message is about to be sent: its number, and its id.
+    pub fn note_malformed(&mut self) -> (usize, String) {
+        let number = self.malformed.len();
+        self.malformed.push(0);
+        (number, self.run.malformed_id(number))
     }
 
     /// Something was published.
@@ -171,17 +185,21 @@ impl Books {
         }
     }
 
-    /// A dead letter has come: a marker of ours, or an event that was not understood.
+    /// A dead letter has come: a marker of ours, a malformed message, or an event that was not understood.
     pub fn dead_lettered(&mut self, body: &[u8]) {
         let text = String::from_utf8_lossy(body);
         if let Some(marker) = text.strip_prefix(MARKER) {
             self.markers.push(marker.to_owned());
             return;
         }
+        let id = bodies::id_of(body).unwrap_or_default();
+        if let Some(letters) = self.run.malformed_number(id).and_then(|number| self.malformed.get_mut(number)) {
+            *letters = letters.saturating_add(1);
+            return;
+        }
         self.dead_letters += 1;
         self.first_dead_letter.get_or_insert_with(|| text.chars().take(300).collect());
-        let id = serde_json::from_slice::<Refused<'_>>(body).map(|refused| refused.id).unwrap_or_default();
-        if let Some(sent) = self.run.number(&id).and_then(|number| self.sent.get_mut(number)) {
+        if let Some(sent) = self.run.number(id).and_then(|number| self.sent.get_mut(number)) {
             sent.dead_lettered = true;
         }
     }
@@ -212,6 +230,12 @@ impl Books {
         (self.outbound, self.outbound_bytes)
     }
 
+    pub fn buried(&self) -> Buried {
+        let dead_lettered = self.malformed.iter().filter(|letters| **letters > 0).count() as u64;
+        let letters: u64 = self.malformed.iter().map(|letters| u64::from(*letters)).sum();
+        Buried { dead_lettered, lost: self.malformed.len() as u64 - dead_lettered, duplicates: letters - dead_lettered }
+    }
+
     /// `misplaced` is the world's count; `left` what the broker still holds of a service that has stopped.
     pub fn audit(&self, misplaced: u64, left: u64, surveys_behind: Option<u64>) -> Audit {
         let count = |of: &dyn Fn(&Sent) -> bool| self.sent.iter().filter(|sent| of(sent)).count() as u64;
@@ -220,12 +244,13 @@ impl Books {
         let surveys = count(&|sent| sent.kind == Kind::Survey && !sent.dead_lettered);
         let answered = count(&|sent| sent.kind != Kind::Survey && !sent.dead_lettered && !sent.is_owed());
         let dead = count(&|sent| sent.dead_lettered);
+        let buried = self.buried();
         Audit {
             sent,
             answered,
             surveys,
-            duplicates: self.sequences.duplicates,
-            lost: owed + left,
+            duplicates: self.sequences.duplicates + buried.duplicates,
+            lost: owed + left + buried.lost,
             gaps: self.sequences.gaps() + self.sequences.unnumbered,
             late: self.sequences.late,
             changed: self.sequences.changed,
@@ -349,13 +374,35 @@ mod tests {
         told.books.dead_lettered(b"marker 1 surveys");
         assert!(told.books.has_marker("1 surveys") && !told.books.has_marker("1 reports"));
         let id = format!("{}1", told.run.token);
-        told.books.dead_lettered(format!(r#"{{"id":"{id}"}}"#).as_bytes());
+        told.books.dead_lettered(format!(r#"{{"specversion":"1.0","id":"{id}"}}"#).as_bytes());
         let audit = told.books.audit(0, 0, None);
         assert!(audit.balances && !audit.is_clean());
         assert_eq!((audit.dead_letters, audit.lost), (1, 1));
         // one that cannot be told from anything sent
         told.books.dead_lettered(b"{}");
         assert!(!told.books.audit(0, 0, None).balances);
+    }
+
+    #[test]
+    fn a_malformed_message_must_be_a_dead_letter_and_no_event() {
+        let told = Told::new();
+        let story = told.story();
+        let mut books = told.books;
+        story.iter().for_each(|body| books.published(body, 100));
+        let bodies: Vec<String> = (0..3).map(|_| format!(r#"{{"specversion":"1.0","id":"{}","#, books.note_malformed().1)).collect();
+        for body in &bodies[1..] {
+            books.dead_lettered(body.as_bytes());
+        }
+        let audit = books.audit(0, 0, Some(0));
+        assert_eq!((audit.sent, audit.lost, audit.dead_letters, audit.duplicates), (3, 1, 0, 0));
+        assert!(audit.balances && !audit.is_clean());
+        for body in &bodies[..2] {
+            books.dead_lettered(body.as_bytes());
+        }
+        assert_eq!(books.buried(), Buried { dead_lettered: 3, lost: 0, duplicates: 1 });
+        assert!(books.audit(0, 0, Some(0)).is_clean(), "a copy is allowed, and counted");
+        books.dead_lettered(format!(r#"{{"specversion":"1.0","id":"{}m3","#, told.run.token).as_bytes());
+        assert_eq!(books.audit(0, 0, Some(0)).dead_letters, 1, "one that was never sent");
     }
 
     #[test]

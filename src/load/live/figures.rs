@@ -40,6 +40,7 @@ pub struct Figures {
     /// From when any report should have been sent to the first event about it, at half of the maximum.
     pub report_latency_ms: Option<Latency>,
     pub fairness: Fairness,
+    pub malformed: Option<Malformed>,
     pub audit: Audit,
     pub phases: Vec<Phase>,
     /// Warnings and errors that the service has logged.
@@ -96,6 +97,24 @@ pub struct TenantFigures {
     pub noisy_p99_ms: Option<f64>,
 }
 
+/// Malformed messages of one tenant's beside a steady load of the others'.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Malformed {
+    pub asked_per_s: f64,
+    /// Confirmed by the broker.
+    pub sent_per_s: f64,
+    /// Asked for, but not taken by the broker in time.
+    pub unsent: u64,
+    /// Of those that were sent, each counted once.
+    pub dead_lettered: u64,
+    /// Sent, and without a dead letter.
+    pub lost: u64,
+    /// p99 from when a decision should have been sent to its answer, beside them over alone.
+    pub decision_p99_ratio: Option<f64>,
+    pub p99_alone_ms: Option<f64>,
+    pub p99_beside_ms: Option<f64>,
+}
+
 /// One phase of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Phase {
@@ -103,7 +122,7 @@ pub struct Phase {
     pub seconds: f64,
     /// What was to be sent; `null` at saturation.
     pub target_per_s: Option<f64>,
-    /// Taken from the queues; bounded by what was published, where that lags behind.
+    /// Taken from the queues, malformed messages among them; bounded by what was published, where that lags behind.
     pub events_per_s: f64,
     pub consumed_per_s: f64,
     pub outbound_per_s: f64,

@@ -48,6 +48,8 @@ fn summary(figures: &Figures) -> String {
         ("critical report to page, p99 ms", p99(&figures.page_latency_ms)),
         ("Jain's index of a backlog", shown(figures.fairness.jain)),
         ("p99 of the quiet tenants, noisy over quiet", shown(figures.fairness.quiet_p99_ratio)),
+        ("malformed messages a second", shown(figures.malformed.map(|malformed| malformed.sent_per_s))),
+        ("p99 of decisions, beside those over alone", shown(figures.malformed.and_then(|malformed| malformed.decision_p99_ratio))),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     let verdict = if figures.audit.is_clean() { "<p>The audit is clean.</p>" } else { "<p class=\"bad\">The audit is not clean.</p>" };

@@ -18,9 +18,12 @@ pub mod mix;
 pub mod relay;
 pub mod run;
 
+mod beat;
 mod bodies;
+mod flood;
 mod host;
 mod phases;
+mod producer;
 mod rig;
 mod sequences;
 mod svg;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use super::beat::Beat;
 use super::child::Child;
 use super::figures::{Cpu, Phase, Point, jain};
 use super::host;
@@ -56,7 +57,7 @@ impl Stage {
         let mut from: Option<Mark> = None;
         let to = loop {
             // what was sent since the reading is taken for waiting: the next reading will tell
-            let since = (self.rig.books().sent().len() as u64).saturating_sub(depth.confirmed);
+            let since = ((self.rig.books().sent().len() - before.sent) as u64).saturating_sub(depth.confirmed - began.confirmed);
             let budget = window(began, depth).saturating_sub(depth.waiting + since);
             if budget >= TURN as u64 {
                 let now_us = self.rig.now_us();
@@ -89,28 +90,18 @@ impl Stage {
         let before = self.begin(name, seconds);
         let from = self.rig.reading().await?;
         let from = self.mark(from);
-        let (began_us, apart_us) = (self.rig.now_us(), 1e6 / per_s.max(0.001));
-        let whole = (per_s * seconds) as u64;
-        let intended = |number: u64| began_us + (number as f64 * apart_us) as u64;
-        let (mut next, mut late_us) = (0, 0);
-        while next < whole {
+        let began_us = self.rig.now_us();
+        let (mut beat, mut late_us) = (Beat::new(began_us, per_s, seconds), 0);
+        while let Some(next_us) = beat.next_us() {
             let now_us = self.rig.now_us();
-            let mut turn = Vec::new();
-            while next < whole && turn.len() < TURN && intended(next) <= now_us {
-                turn.push((self.rig.world.next(intended(next), system_now()), intended(next)));
-                next += 1;
-            }
-            match turn.first() {
-                Some((_, first_us)) => {
-                    late_us = late_us.max(now_us - first_us);
-                    self.rig.send(turn).await?;
-                }
-                None => {
-                    let wait_us = intended(next).saturating_sub(now_us);
-                    self.rig.pause(Duration::from_micros(wait_us.max(1_000))).await?;
-                    self.alive()?;
-                    self.show(began_us, self.rig.depth());
-                }
+            if next_us <= now_us {
+                late_us = late_us.max(now_us - next_us);
+                let turn = beat.due(now_us).into_iter().map(|at_us| (self.rig.world.next(at_us, system_now()), at_us)).collect();
+                self.rig.send(turn).await?;
+            } else {
+                self.rig.pause(Duration::from_micros((next_us - now_us).max(1_000))).await?;
+                self.alive()?;
+                self.show(began_us, self.rig.depth());
             }
         }
         let to = self.rig.reading().await?;

@@ -13,11 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::stream::StreamExt as _;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicConsumeOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -25,17 +23,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::books::{Books, MARKER};
+use super::flood::Flood;
+use super::producer::{Parcel, Producer, Rubbish};
 use super::world::{Event, Run, World};
 use crate::broker::Lane;
 use crate::broker::amqp::Endpoint;
 use crate::broker::amqp::connection::{AmqpError, Connection, call};
 use crate::broker::amqp::declare;
 use crate::broker::amqp::settings::{TimeOuts, Tls};
-use crate::broker::topology::{TENANT_HEADER, Topology};
+use crate::broker::topology::Topology;
 use crate::model::time::{Stopwatch, system_now};
 
-/// Publications under way: beyond a thousand throughput no longer grows.
-const WINDOW: usize = 2_000;
 /// Handed to the client at a time.
 pub const TURN: usize = 64;
 /// Often enough that a window of [`WATER`] never runs dry between two readings.
@@ -46,13 +44,13 @@ pub const WATER: std::ops::RangeInclusive<u64> = 500..=6_000;
 /// Published messages taken at a time, under one lock of the books.
 const CHUNK: usize = 256;
 /// Without any progress for this long, whatever is awaited is not coming.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A reading of the gauge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
     pub at_us: u64,
-    /// Events that the broker has confirmed to us.
+    /// Events that the broker has confirmed to us, malformed messages among them: they wait in the same lanes.
     pub confirmed: u64,
     /// Events that wait in the lanes of all partitions.
     pub waiting: u64,
@@ -66,12 +64,12 @@ pub struct Rig {
     pub world: World,
     pub books: Arc<Mutex<Books>>,
     clock: Stopwatch,
+    endpoint: Endpoint,
     topology: Topology,
     producer: Producer,
     gauge: watch::Receiver<Depth>,
     readings: Arc<Mutex<Vec<Depth>>>,
     control: Connection,
-    _publishing: Connection,
     tasks: Vec<JoinHandle<anyhow::Result<()>>>,
     markers: u32,
 }
@@ -87,8 +85,7 @@ pub struct Site {
 impl Rig {
     /// Declares what is needed and begins to listen.
     pub async fn open(site: &Site, world: World, run: Run, clock: Stopwatch) -> anyhow::Result<Self> {
-        let open = async |name: &str| Connection::open(&site.endpoint, name, &Tls::default(), TimeOuts::default()).await.map_err(whole);
-        let (control, publishing) = (open("load listener").await?, open("load producer").await?);
+        let control = Connection::open(&site.endpoint, "load listener", &Tls::default(), TimeOuts::default()).await.map_err(whole)?;
         if site.owned {
             remove(&control, &site.topology).await?;
             declare::apply(&control, &site.topology).await.map_err(whole)?;
@@ -104,13 +101,8 @@ impl Rig {
             let consumer = call(format!("consuming {queue}"), control.time_outs(), consuming).await.map_err(whole)?;
             tasks.push(tokio::spawn(listen(consumer, source, Arc::clone(&books), clock)));
         }
-        let channel = publishing.lasting_channel().await.map_err(whole)?;
-        call("asking for confirms", publishing.time_outs(), channel.confirm_select(ConfirmSelectOptions::default()))
-            .await
-            .map_err(whole)?;
         let confirmed = Arc::new(AtomicU64::new(0));
-        let producer =
-            Producer { channel, exchange: site.topology.events(), flights: FuturesUnordered::new(), confirmed: Arc::clone(&confirmed) };
+        let producer = Producer::open(&site.endpoint, "load producer", site.topology.events(), Arc::clone(&confirmed)).await?;
         let (read, gauge) = watch::channel(Depth::default());
         let readings = Arc::new(Mutex::new(Vec::new()));
         let gauging = Gauging {
@@ -125,8 +117,8 @@ impl Rig {
             read,
         };
         tasks.push(tokio::spawn(gauging.run()));
-        let topology = site.topology.clone();
-        Ok(Self { world, books, clock, topology, producer, gauge, readings, control, _publishing: publishing, tasks, markers: 0 })
+        let (endpoint, topology) = (site.endpoint.clone(), site.topology.clone());
+        Ok(Self { world, books, clock, endpoint, topology, producer, gauge, readings, control, tasks, markers: 0 })
     }
 
     pub fn now_us(&self) -> u64 {
@@ -156,7 +148,7 @@ impl Rig {
                     Ok(()) => return Ok(*self.gauge.borrow_and_update()),
                     Err(_) => break,
                 },
-                Some(landed) = self.producer.flights.next(), if !self.producer.flights.is_empty() => self.producer.landed(landed, true)?,
+                landed = self.producer.one_landed() => landed?,
                 () = &mut patience => break,
             }
         }
@@ -165,14 +157,7 @@ impl Rig {
 
     /// Lets time pass, and takes the confirms that come meanwhile.
     pub async fn pause(&mut self, pause: Duration) -> anyhow::Result<()> {
-        let pause = tokio::time::sleep(pause);
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                () = &mut pause => return Ok(()),
-                Some(landed) = self.producer.flights.next(), if !self.producer.flights.is_empty() => self.producer.landed(landed, true)?,
-            }
-        }
+        self.producer.pause(pause).await
     }
 
     /// Notes events in the books and hands them to the broker, each with the time at which it should have been sent.
@@ -183,7 +168,15 @@ impl Rig {
                 books.note(event.tenant, event.kind, *intended_us);
             }
         }
-        self.producer.send(events.into_iter().map(|(event, _)| event)).await
+        let parcels = events.into_iter().map(|(Event { routing_key, tenantid, body, .. }, _)| Parcel { routing_key, tenantid, body });
+        self.producer.send(parcels).await
+    }
+
+    /// Malformed messages of a tenant's, to be sent beside the load.
+    pub async fn flood(&self, organization: u64) -> anyhow::Result<Flood> {
+        let confirmed = self.producer.confirmed();
+        let producer = Producer::open(&self.endpoint, "load malformed", self.topology.events(), confirmed).await?;
+        Ok(Flood { producer, books: Arc::clone(&self.books), clock: self.clock, organization })
     }
 
     /// Sends events as fast as they are taken.
@@ -336,7 +329,7 @@ pub fn whole(error: AmqpError) -> anyhow::Error {
     anyhow::Error::new(crate::load::live::BrokerFailed(error.chain()))
 }
 
-fn micros(clock: Stopwatch) -> u64 {
+pub fn micros(clock: Stopwatch) -> u64 {
     u64::try_from(clock.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -432,82 +425,5 @@ impl Gauging {
             self.read.send_replace(depth);
             tokio::time::sleep(GAUGE_EVERY).await;
         }
-    }
-}
-
-struct Rubbish {
-    exchange: String,
-    routing_key: String,
-    body: String,
-}
-
-struct Producer {
-    channel: Channel,
-    exchange: String,
-    flights: FuturesUnordered<BoxFuture<'static, lapin::Result<Confirmation>>>,
-    confirmed: Arc<AtomicU64>,
-}
-
-impl Producer {
-    async fn send(&mut self, events: impl Iterator<Item = Event>) -> anyhow::Result<()> {
-        for event in events {
-            let mut headers = FieldTable::default();
-            headers.insert(TENANT_HEADER.into(), AMQPValue::LongString(event.tenantid.into()));
-            self.start(self.exchange.clone(), event.routing_key, event.body, headers).await;
-        }
-        while let Some(Some(landed)) = self.flights.next().now_or_never() {
-            self.landed(landed, true)?;
-        }
-        while self.flights.len() > WINDOW {
-            self.next(true).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for every confirm.
-    async fn confirm_all(&mut self) -> anyhow::Result<()> {
-        while !self.flights.is_empty() {
-            self.next(true).await?;
-        }
-        Ok(())
-    }
-
-    /// Not counted: what is rubbish on purpose is no event.
-    async fn send_rubbish(&mut self, rubbish: Rubbish) -> anyhow::Result<()> {
-        self.confirm_all().await?;
-        self.start(rubbish.exchange, rubbish.routing_key, rubbish.body.into_bytes(), FieldTable::default()).await;
-        self.next(false).await
-    }
-
-    async fn start(&mut self, exchange: String, routing_key: String, body: Vec<u8>, headers: FieldTable) {
-        let properties =
-            BasicProperties::default().with_delivery_mode(2).with_content_type("application/cloudevents+json".into()).with_headers(headers);
-        let channel = self.channel.clone();
-        let mut flight = async move {
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            let written = channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties);
-            written.await?.await
-        }
-        .boxed();
-        // the first poll queues the frames: one after the other here, so that the steps of a report keep their order
-        match std::future::poll_fn(|cx| std::task::Poll::Ready(flight.as_mut().poll(cx))).await {
-            std::task::Poll::Ready(landed) => self.flights.push(std::future::ready(landed).boxed()),
-            std::task::Poll::Pending => self.flights.push(flight),
-        }
-    }
-
-    async fn next(&mut self, counted: bool) -> anyhow::Result<()> {
-        match tokio::time::timeout(PATIENCE, self.flights.next()).await {
-            Ok(Some(landed)) => self.landed(landed, counted),
-            Ok(None) => Ok(()),
-            Err(_) => bail!("the broker has confirmed nothing for {} s", PATIENCE.as_secs()),
-        }
-    }
-
-    fn landed(&self, landed: lapin::Result<Confirmation>, counted: bool) -> anyhow::Result<()> {
-        let confirmation = landed.context("publishing")?;
-        anyhow::ensure!(confirmation == Confirmation::Ack(None), "the broker refused or returned an event: {confirmation:?}");
-        self.confirmed.fetch_add(u64::from(counted), Relaxed);
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! A run from its beginning to its figures: which phases there are, in which order, and what is concluded.
 //!
 //! ```text
-//! warm-up [─▶ fan-out] ─▶ reference ─▶ maximum ─▶ (reference ─▶ maximum …) ─▶ surveys ─▶ half [─▶ noisy ─▶ backlog] ─▶ reference ─▶ audit
+//! warm-up [─▶ fan-out] ─▶ reference ─▶ maximum ─▶ (reference ─▶ maximum …) ─▶ surveys ─▶ half [─▶ noisy ─▶ backlog] [─▶ alone ─▶ beside malformed messages] ─▶ reference ─▶ audit
 //! ```
 //! A phase behind the warm-up tells the fan-out that the bare relay is given; the size is that of all that has come out by then. Never here: how a phase is done.
 
@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::JoinSet;
 
 use super::books::Audit;
 use super::child::Child;
-use super::figures::{self, Fairness, Figures, Phase, TenantFigures, latency, median};
+use super::figures::{self, Fairness, Figures, Malformed, Phase, TenantFigures, latency, median};
 use super::host::{self, Host};
 use super::mix::Mix;
 use super::phases::{Measured, Stage};
@@ -31,6 +32,9 @@ use crate::store::sled::SledSettings;
 const WARM_UP_SECONDS: f64 = 3.0;
 /// Enough to tell how much is published for an event.
 const FAN_OUT_SECONDS: f64 = 5.0;
+/// Of the maximum, what is sent beside malformed messages, where no rate is given: so little that a decision waits for
+/// nothing but them.
+const MODEST_SHARE: f64 = 0.1;
 /// Reports of each tenant in the backlog; the noisy one has a hundred times as many.
 const BACKLOG_PER_TENANT: u32 = 5;
 /// The service under load stops taking events when so many of its publications wait for their confirm. With its default
@@ -54,6 +58,8 @@ pub struct Plan {
     /// How many references the maximum is held against; 0 for none.
     pub pairs: u32,
     pub noisy_tenant: bool,
+    /// So many malformed messages a second beside the load.
+    pub malformed_per_s: Option<f64>,
     /// As typed, for the report.
     pub command: String,
 }
@@ -95,6 +101,10 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Figures> {
     stage.rig.listen_to_the_end().await?;
     let audit = audit(plan, &stage).await?;
     let outbound = stage.rig.books().outbound();
+    if let Some(malformed) = &mut results.malformed {
+        let buried = stage.rig.books().buried();
+        (malformed.dead_lettered, malformed.lost) = (buried.dead_lettered, buried.lost);
+    }
     if let Some(dead) = stage.rig.books().first_dead_letter() {
         warnings.push(format!("the first dead letter: {dead}"));
     }
@@ -121,6 +131,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Figures> {
         page_latency_ms: half.and_then(|half| half.pages),
         report_latency_ms: half.and_then(|half| half.reports),
         fairness: results.fairness,
+        malformed: results.malformed,
         audit,
         phases: results.phases,
         service_warnings: warnings,
@@ -140,6 +151,7 @@ struct Results {
     surveys_per_s: Option<f64>,
     half: Option<Latencies>,
     fairness: Fairness,
+    malformed: Option<Malformed>,
 }
 
 #[derive(Clone, Copy)]
@@ -194,6 +206,9 @@ async fn measure(plan: &Plan, stage: &mut Stage, mut reference: Option<&mut Stag
     } else if plan.per_s.is_none() {
         halves(plan, stage, &mut results).await?;
     }
+    if let Some(per_s) = plan.malformed_per_s {
+        beside_malformed(plan, stage, per_s, &mut results).await?;
+    }
     if let Some(reference) = &mut reference {
         relay(plan, reference, work, &mut results).await?;
     }
@@ -225,6 +240,33 @@ async fn halves(plan: &Plan, stage: &mut Stage, results: &mut Results) -> anyhow
         (results.fairness.jain, results.fairness.backlogged_tenants) = (jain, Some(backlogged));
     }
     fairness(plan, stage, quiet, noisy, &mut results.fairness);
+    Ok(())
+}
+
+/// Decisions of a load beside nothing malformed, then beside so much of it from one tenant more.
+async fn beside_malformed(plan: &Plan, stage: &mut Stage, asked_per_s: f64, results: &mut Results) -> anyhow::Result<()> {
+    let load_per_s = plan.per_s.unwrap_or(results.events_per_s.unwrap_or(0.0) * MODEST_SHARE);
+    let alone = stage.pace("beside nothing malformed", load_per_s, plan.seconds).await?;
+    let flood = stage.rig.flood(u64::from(plan.mix.tenants) + 1).await?;
+    // a task of its own, so that neither makes the other late; it ends with the set
+    let mut flooding = JoinSet::from_iter([flood.run(asked_per_s, plan.seconds)]);
+    let beside = stage.pace("beside malformed messages", load_per_s, plan.seconds).await?;
+    let flooded = flooding.join_next().await.context("the malformed messages")???;
+    // the phase may have ended before the last of them
+    stage.rig.settle().await?;
+    let p99 = |sent| latencies(stage, sent).decisions.map(|decisions| decisions.p99);
+    let (p99_alone_ms, p99_beside_ms) = (p99(alone.sent), p99(beside.sent));
+    results.phases.extend([alone.phase, beside.phase]);
+    results.malformed = Some(Malformed {
+        asked_per_s,
+        sent_per_s: flooded.sent_per_s,
+        unsent: flooded.unsent,
+        dead_lettered: 0,
+        lost: 0,
+        decision_p99_ratio: p99_beside_ms.zip(p99_alone_ms).map(|(beside, alone)| beside / alone),
+        p99_alone_ms,
+        p99_beside_ms,
+    });
     Ok(())
 }
 

@@ -57,6 +57,15 @@ impl Run {
         event_id.strip_prefix(&self.token)?.parse().ok()
     }
 
+    /// Of the malformed message with this number; no event has it.
+    pub fn malformed_id(&self, number: usize) -> String {
+        format!("{}m{number}", self.token)
+    }
+
+    pub fn malformed_number(&self, id: &str) -> Option<usize> {
+        id.strip_prefix(&self.token)?.strip_prefix('m')?.parse().ok()
+    }
+
     /// Of the report, or the agent, with this number.
     pub fn id(&self, index: usize) -> u64 {
         self.base + 1 + index as u64
@@ -478,5 +487,7 @@ mod tests {
         assert_eq!(run.index(other.id(7)), None);
         assert_eq!(run.number(&format!("{}12", run.token)), Some(12));
         assert_eq!(run.number("survey-12"), None);
+        assert_eq!((run.malformed_number(&run.malformed_id(12)), run.number(&run.malformed_id(12))), (Some(12), None));
+        assert_eq!(run.malformed_number(&format!("{}12", run.token)), None);
     }
 }
