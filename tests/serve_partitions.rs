@@ -201,8 +201,15 @@ async fn one_process_serves_all_partitions_through_a_kill_and_is_asked_and_backe
         let (found, why) = request("POST", address, &format!("/api/v1/backup{query}"));
         assert!(found == status && why.contains(says), "{query}: {found} {why}");
     }
-    assert_eq!(run(["store", "backup", "--url", &url, "--out", backup]).status.code(), Some(64));
     assert_eq!(run(["store", "backup", "--url", &url, "--out", backup, "--partition", "9"]).status.code(), Some(64));
+    let refused = run(["store", "backup", "--url", &url, "--out", backup]);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("say which: --partition 0,"), "{refused:?}");
+    // no room for it: the kernel refuses what is beyond this size
+    let mut full = Command::new("bash");
+    full.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "full", env!("CARGO_BIN_EXE_remedyd"), "store", "backup"]);
+    let full = full.args(["--url", &url, "--out", backup, "--partition", "2"]).output().unwrap();
+    assert_eq!(full.status.code(), Some(74), "{full:?}");
     let taken = run(["store", "backup", "--url", &url, "--out", backup, "--partition", "2"]);
     assert_eq!(taken.status.code(), Some(0), "{taken:?}");
     service.stop().await;

@@ -65,7 +65,7 @@ pub struct Watched<S> {
 pub enum Unclear {
     #[error("partition {asked}: this process serves {served}")]
     NotServed { asked: u16, served: String },
-    #[error("this process serves the partitions {served}: say which, as in ?partition={first}")]
+    #[error("this process serves the partitions {served}: say which: --partition {first}, over HTTP ?partition={first}")]
     NotNamed { served: String, first: u16 },
 }
 
