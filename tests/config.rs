@@ -463,3 +463,16 @@ fn the_command_answers_with_its_exit_code() {
     remedyd(&[]).assert().code(64);
     remedyd(&["--version"]).assert().code(0);
 }
+
+/// `topology` reads no settings, but the variable of the service; its flag is stronger.
+#[test]
+fn the_topology_is_of_as_many_partitions_as_the_environment_says() {
+    for (environment, flag, expected) in [(None, None, 1), (Some("3"), None, 3), (Some("3"), Some("2"), 2)] {
+        let mut command = remedyd(&["topology", "print"]);
+        command.envs(environment.map(|count| ("REMEDYD_AMQP__PARTITIONS", count)));
+        command.args(flag.into_iter().flat_map(|count| ["--partitions", count]));
+        let printed = String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap();
+        let there = |partition: u16| printed.contains(&format!("\"remedyd.p{partition}.reports\""));
+        assert!(there(expected - 1) && !there(expected), "{environment:?} {flag:?}: {printed}");
+    }
+}

@@ -385,3 +385,12 @@ fn partitions_are_read_as_one_store() {
     assert_eq!(audit(&["inspect", "blockers"]), 1);
     assert_eq!(audit(&["inspect", "agent", "5.4", "12", "--format", "table"]), 13);
 }
+
+#[test]
+fn an_answer_that_cannot_be_written_is_no_internal_error() {
+    let (_dir, store) = played(&report(1, "low", &json!([])));
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_remedyd"));
+    let status = command.args(["inspect", "report", "5.4", "1", "--store"]).arg(&store).stdout(full).status().expect("it runs");
+    assert_eq!(status.code(), Some(74));
+}

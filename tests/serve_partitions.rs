@@ -167,10 +167,15 @@ async fn one_process_serves_all_partitions_through_a_kill_and_is_asked_and_backe
     // all that was sent has been decided, and is in one sum
     let rubbish = TENANTS.count();
     let letters = format!("\nremedyd_ledger_events_total{{outcome=\"dead_lettered\"}} {rubbish}\n");
-    answers(address, "/metrics", |(_, text)| text.contains("\nremedyd_in_flight_events 0\n") && text.contains(&letters)).await;
-    assert_eq!(metric(address, "remedyd_ledger_imbalance"), 0.0);
+    let none = |partition| format!("\nremedyd_in_flight_events{{partition=\"{partition}\"}} 0\n");
+    let idle = |text: &str| (0..PARTITIONS).all(|partition| text.contains(&none(partition)));
+    answers(address, "/metrics", |(_, text)| idle(text) && text.contains(&letters)).await;
     assert_eq!(metric(address, "remedyd_ready"), 1.0);
-    assert_eq!(metric(address, "remedyd_outbox_limit_rows"), f64::from(PARTITIONS) * 100_000.0);
+    for partition in 0..PARTITIONS {
+        let of = |name: &str| metric(address, &format!("remedyd_{name}{{partition=\"{partition}\"}}"));
+        assert_eq!((of("ledger_imbalance"), of("outbox_limit_rows")), (0.0, 100_000.0), "partition {partition}");
+        assert!(of("commits_total") > 0.0 && of("events_in_total") > 0.0, "nothing came to partition {partition}");
+    }
     let decided = metric(address, "remedyd_ledger_events_total{outcome=\"applied\"}")
         + metric(address, "remedyd_ledger_events_total{outcome=\"duplicate\"}");
     assert!(decided > 0.0 && decided <= events.len() as f64, "{decided}");
@@ -196,8 +201,15 @@ async fn one_process_serves_all_partitions_through_a_kill_and_is_asked_and_backe
         let (found, why) = request("POST", address, &format!("/api/v1/backup{query}"));
         assert!(found == status && why.contains(says), "{query}: {found} {why}");
     }
-    assert_eq!(run(["store", "backup", "--url", &url, "--out", backup]).status.code(), Some(64));
     assert_eq!(run(["store", "backup", "--url", &url, "--out", backup, "--partition", "9"]).status.code(), Some(64));
+    let refused = run(["store", "backup", "--url", &url, "--out", backup]);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("say which: --partition 0,"), "{refused:?}");
+    // no room for it: the kernel refuses what is beyond this size
+    let mut full = Command::new("bash");
+    full.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "full", env!("CARGO_BIN_EXE_remedyd"), "store", "backup"]);
+    let full = full.args(["--url", &url, "--out", backup, "--partition", "2"]).output().unwrap();
+    assert_eq!(full.status.code(), Some(74), "{full:?}");
     let taken = run(["store", "backup", "--url", &url, "--out", backup, "--partition", "2"]);
     assert_eq!(taken.status.code(), Some(0), "{taken:?}");
     service.stop().await;
@@ -252,7 +264,9 @@ async fn what_is_wrong_names_its_partition() {
     outside.apply_topology();
     service.line_with(&["connected again"]).await;
     assert_eq!(request("GET", address, "/readyz").0, 200);
-    assert!(metric(address, "remedyd_link_reconnects_total") >= 1.0);
+    // only the one that was away has connected again
+    let reconnects = |partition| metric(address, &format!("remedyd_link_reconnects_total{{partition=\"{partition}\"}}"));
+    assert!(reconnects(1) == 0.0 && reconnects(2) >= 1.0, "{} and {}", reconnects(1), reconnects(2));
     service.signal("TERM");
     assert_eq!(service.end().await.code(), Some(0), "{:#?}", service.log);
     outside.clean().await;
@@ -276,7 +290,12 @@ async fn one_full_outbox_makes_it_not_ready() {
     let lost = |partition| format!("partition {partition}: broker: not connected, trying\n");
     let full = format!("partition 1: outbox: full ({ROWS} of {ROWS} rows wait for their confirm)\n");
     assert_eq!(request("GET", address, "/readyz"), (503, [lost(0), lost(1), full, lost(2)].concat()));
-    assert_eq!((metric(address, "remedyd_outbox_rows"), metric(address, "remedyd_outbox_limit_rows")), (1e4, 3e4));
+    for (partition, rows) in [(0, 0.0), (1, 1e4), (2, 0.0)] {
+        let of = |name: &str| metric(address, &format!("remedyd_{name}{{partition=\"{partition}\"}}"));
+        assert_eq!((of("outbox_rows"), of("outbox_limit_rows")), (rows, 1e4), "partition {partition}");
+    }
+    let page = request("GET", address, "/").1;
+    assert!(page.contains("partition 1 <span class=\"badge bad\">outbox full"), "{page}");
     service.kill().await;
 }
 

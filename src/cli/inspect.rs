@@ -231,9 +231,16 @@ pub(super) fn ask_exit(error: AskError) -> anyhow::Error {
     let exit = match error {
         AskError::Unreachable { .. } | AskError::BrokeOff { .. } => Exit::Broker,
         AskError::Denied { .. } => Exit::Config,
-        // what was asked is wrong, or nobody has it
-        AskError::Refused { status, .. } if [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND].contains(&status) => Exit::Config,
-        AskError::Refused { .. } | AskError::Output(_) => Exit::Internal,
+        AskError::Refused { status, .. } => match status {
+            // what was asked is wrong, or too much, or nobody has it
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY => Exit::Config,
+            // another backup is under way
+            StatusCode::CONFLICT => Exit::Negative,
+            // it is starting, or busy
+            StatusCode::SERVICE_UNAVAILABLE => Exit::Broker,
+            _ => Exit::Internal,
+        },
+        AskError::Output(_) => Exit::StoreIo,
     };
     anyhow::Error::from(error).context(exit)
 }
@@ -296,13 +303,13 @@ impl Printed {
         Ok(Exit::Ok.into())
     }
 
-    fn seen(&mut self, written: io::Result<()>) -> io::Result<()> {
+    fn seen(&mut self, written: io::Result<()>) -> anyhow::Result<()> {
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.closed = true;
                 Ok(())
             }
-            other => other,
+            other => other.context("writing to standard output").context(Exit::StoreIo),
         }
     }
 }
@@ -310,10 +317,34 @@ impl Printed {
 impl Out for Printed {
     fn text(&mut self, text: &str) -> anyhow::Result<()> {
         let written = self.out.write_all(text.as_bytes());
-        Ok(self.seen(written)?)
+        self.seen(written)
     }
 
     fn is_closed(&self) -> bool {
         self.closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_service_refuses_ends_as_it_would_here() {
+        let url: OpsUrl = "http://127.0.0.1:9464".parse().expect("a URL");
+        let refused = |status| AskError::Refused { url: url.clone(), status, why: "because".into() };
+        for (error, exit) in [
+            (refused(StatusCode::BAD_REQUEST), Exit::Config),
+            (refused(StatusCode::NOT_FOUND), Exit::Config),
+            (refused(StatusCode::UNPROCESSABLE_ENTITY), Exit::Config),
+            (refused(StatusCode::CONFLICT), Exit::Negative),
+            (refused(StatusCode::SERVICE_UNAVAILABLE), Exit::Broker),
+            (refused(StatusCode::INTERNAL_SERVER_ERROR), Exit::Internal),
+            (AskError::Denied { url: url.clone(), why: "because".into() }, Exit::Config),
+            (AskError::Output(anyhow::anyhow!("no space left")), Exit::StoreIo),
+        ] {
+            let said = error.to_string();
+            assert_eq!(Exit::of(&ask_exit(error)), exit, "{said}");
+        }
     }
 }

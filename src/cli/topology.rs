@@ -35,7 +35,7 @@ struct Shape {
     #[command(flatten)]
     broker: BrokerArgs,
     /// How many partitions tenants are shared out to; cannot be changed later without moving the data
-    #[arg(long, global = true, default_value_t = 1)]
+    #[arg(long, global = true, env = "REMEDYD_AMQP__PARTITIONS", default_value_t = 1)]
     partitions: u16,
 }
 

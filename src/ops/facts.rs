@@ -31,19 +31,17 @@ pub struct Facts {
     pub running: Option<Running>,
 }
 
-/// What there is to say once there are pipelines: of all partitions together.
+/// What there is to say once there are pipelines: of all partitions together, but for `each`.
 #[derive(Debug)]
 pub struct Running {
     /// In ranges.
     pub partitions: String,
+    pub each: Vec<Figures>,
     pub link: LinkState,
-    pub reconnects: u64,
     pub ledger: Ledger,
     pub count: Count,
     pub by_type: Vec<(&'static str, u64)>,
     pub by_reason: Vec<(&'static str, u64)>,
-    pub outbox_rows: u64,
-    pub outbox_limit: u64,
     pub timers: u64,
     pub census: Totals,
     pub store_bytes: Option<u64>,
@@ -51,6 +49,24 @@ pub struct Running {
     pub batch: Distribution,
     pub decision: Distribution,
     pub page: Distribution,
+}
+
+/// Of one partition what tells that it is ill. In a sum, partitions that are well would hide it.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    pub number: u16,
+    pub whose: Whose,
+    pub ledger: Ledger,
+    pub commits: u64,
+    pub outbox_rows: u64,
+    pub outbox_limit: u64,
+    pub reconnects: u64,
+}
+
+impl Figures {
+    pub fn outbox_is_full(&self) -> bool {
+        self.outbox_rows >= self.outbox_limit
+    }
 }
 
 impl Facts {
@@ -76,22 +92,29 @@ fn flow<S>((whose, partition): (Whose, &Partition<S>)) -> Flow {
 impl Running {
     /// All partitions together; none only if there is no partition.
     fn gather<S: Store>(watched: &Watched<S>) -> Option<Self> {
-        watched.partitions().map(|(_, partition)| Self::of(partition, watched)).reduce(Self::with)
+        watched.partitions().map(|(whose, partition)| Self::of(whose, partition, watched)).reduce(Self::with)
     }
 
-    fn of<S: Store>(partition: &Partition<S>, watched: &Watched<S>) -> Self {
+    fn of<S: Store>(whose: Whose, partition: &Partition<S>, watched: &Watched<S>) -> Self {
         let counters = &partition.view.counters;
+        let (ledger, count) = (counters.ledger(), counters.count());
         let names = InboundType::ALL.iter().map(|known| known.as_str()).chain([UNREADABLE]);
         Self {
             partitions: watched.served(),
+            each: vec![Figures {
+                number: partition.number,
+                whose,
+                ledger,
+                commits: count.commits,
+                outbox_rows: counters.outbox_rows.load(Relaxed),
+                outbox_limit: partition.outbox_limit,
+                reconnects: partition.reconnects(),
+            }],
             link: watched.link.borrow().clone(),
-            reconnects: watched.reconnects(),
-            ledger: counters.ledger(),
-            count: counters.count(),
+            ledger,
+            count,
             by_type: names.zip(&counters.by_type).map(|(name, count)| (name, count.load(Relaxed))).collect(),
             by_reason: Reason::ALL.iter().zip(&counters.by_reason).map(|(reason, count)| (reason.as_str(), count.load(Relaxed))).collect(),
-            outbox_rows: counters.outbox_rows.load(Relaxed),
-            outbox_limit: partition.outbox_limit,
             timers: counters.timers.load(Relaxed),
             census: partition.view.census.totals(TOP_TENANTS),
             store_bytes: (partition.store_bytes)(),
@@ -110,14 +133,12 @@ impl Running {
         };
         Self {
             partitions: self.partitions,
+            each: [self.each, other.each].concat(),
             link: self.link,
-            reconnects: self.reconnects,
             ledger: self.ledger + other.ledger,
             count: self.count + other.count,
             by_type: added(self.by_type, other.by_type),
             by_reason: added(self.by_reason, other.by_reason),
-            outbox_rows: self.outbox_rows + other.outbox_rows,
-            outbox_limit: self.outbox_limit + other.outbox_limit,
             timers: self.timers + other.timers,
             census: self.census.with(other.census, TOP_TENANTS),
             store_bytes: self.store_bytes.zip(other.store_bytes).map(|(a, b)| a + b),
@@ -125,6 +146,51 @@ impl Running {
             batch: self.batch + other.batch,
             decision: self.decision + other.decision,
             page: self.page + other.page,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::pipeline::histogram::Histogram;
+
+    /// Of a service whose partitions, from 0 on, have these figures: ledger, outbox rows of 100, connections after the first.
+    pub fn of_partitions(each: &[(Ledger, u64, u64)]) -> Facts {
+        let figures = |(number, (ledger, outbox_rows, reconnects)): (u16, &(Ledger, u64, u64))| Figures {
+            number,
+            whose: Whose::of(number, each.len()),
+            ledger: *ledger,
+            commits: 5,
+            outbox_rows: *outbox_rows,
+            outbox_limit: 100,
+            reconnects: *reconnects,
+        };
+        let none = Histogram::default().distribution();
+        let running = Running {
+            partitions: "0-1".to_owned(),
+            each: (0..).zip(each).map(figures).collect(),
+            link: LinkState::Ready { epoch: 1 },
+            ledger: each.iter().map(|(ledger, ..)| *ledger).fold(Ledger::default(), std::ops::Add::add),
+            count: Count::default(),
+            by_type: Vec::new(),
+            by_reason: Vec::new(),
+            timers: 0,
+            census: Totals::default(),
+            store_bytes: None,
+            commit: none,
+            batch: none,
+            decision: none,
+            page: none,
+        };
+        Facts {
+            at: system_now(),
+            started_at: system_now(),
+            stage: Stage::Running,
+            not_live: Vec::new(),
+            not_ready: Vec::new(),
+            process: Process::default(),
+            running: Some(running),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The metrics, in OpenMetrics text. Names and labels are an interface: base units, closed sets of labels, tenants only
-//! as the ten with the most open reports and one for all others.
+//! as the ten with the most open reports and one for all others. What tells that a partition is ill is told of each partition
+//! by its number, all else of all together.
 //!
 //! Never here: a figure of its own; what is shown comes from [`Facts`].
 
@@ -14,7 +15,7 @@ use crate::model::report::Severity;
 use crate::pipeline::census::Standing;
 use crate::pipeline::histogram::{BOUNDS, Distribution};
 
-use super::facts::{Facts, Running};
+use super::facts::{Facts, Figures, Running};
 use super::health::{LINK_STATES, link_state};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -62,16 +63,17 @@ impl Encoding<'_> {
         self.counters("dead_letters", "Events that can never be applied.", reasons)?;
 
         let states = LINK_STATES.map(|state| ([("state", state)], u64::from(state == link_state(&running.link))));
-        self.gauges("link_state", "Where the connection to the broker stands: 1 for one of them.", states)?;
-        self.counter("link_reconnects", "Connections to the broker after the first.", None, running.reconnects)?;
+        self.gauges("link_state", "Where the connections to the broker stand, all as the worst of them: 1 for one of these.", states)?;
+        let about = "Connections of a partition to the broker after its first.";
+        self.counters("link_reconnects", about, each(running, |one| one.reconnects))?;
 
-        self.gauge("outbox_rows", "Messages that no confirm is known for.", None, running.outbox_rows)?;
-        self.gauge("outbox_limit_rows", "At so many no more events are taken.", None, running.outbox_limit)?;
+        self.gauges("outbox_rows", "Messages of a partition that no confirm is known for.", each(running, |one| one.outbox_rows))?;
+        self.gauges("outbox_limit_rows", "At so many a partition takes no more events.", each(running, |one| one.outbox_limit))?;
         self.gauge("timers", "Timers that are set.", None, running.timers)?;
         self.counter("timers_fired", "Timers that have fired.", None, running.count.timers_fired)?;
         self.counter("attempts", "Attempts at remediations handed to agents.", None, running.count.attempts)?;
         self.counter("messages_published", "Messages that the broker has confirmed.", None, running.count.published)?;
-        self.counter("commits", "Durable batches.", None, running.count.commits)?;
+        self.counters("commits", "Durable batches of a partition.", each(running, |one| one.commits))?;
         if let Some(bytes) = running.store_bytes {
             self.gauge("store_size", "The store's files.", Some(Unit::Bytes), bytes)?;
         }
@@ -86,8 +88,9 @@ impl Encoding<'_> {
 
     fn ledger(&mut self, running: &Running) -> fmt::Result {
         let ledger = running.ledger;
-        let about = "Events received: = applied + duplicate + refused + dead_lettered (remedyd_ledger_events_total) + parked + in flight.";
-        self.counter("events_in", about, None, ledger.events_in)?;
+        let about = "Events that a partition has received. Of all together: = applied + duplicate + refused + dead_lettered \
+                     (remedyd_ledger_events_total) + parked + in flight.";
+        self.counters("events_in", about, each(running, |one| one.ledger.events_in))?;
         let classes = [
             ("applied", ledger.applied),
             ("duplicate", ledger.duplicate),
@@ -100,8 +103,10 @@ impl Encoding<'_> {
             classes.map(|(name, n)| ([("outcome", name)], n)),
         )?;
         self.gauge("parked_events", "Events that wait for what they are about.", None, ledger.parked)?;
-        self.gauge("in_flight_events", "Events received and in no durable batch yet.", None, ledger.in_flight)?;
-        self.gauge("ledger_imbalance", "Events missing from (positive) or too many in (negative) the ledger: 0.", None, ledger.imbalance)
+        let about = "Events that a partition has received and that are in no durable batch yet.";
+        self.gauges("in_flight_events", about, each(running, |one| one.ledger.in_flight))?;
+        let about = "Events missing from (positive) or too many in (negative) a partition's ledger: 0.";
+        self.gauges("ledger_imbalance", about, each(running, |one| one.ledger.imbalance))
     }
 
     fn census(&mut self, running: &Running) -> fmt::Result {
@@ -134,7 +139,11 @@ impl Encoding<'_> {
         self.0.encode_descriptor(name, about, unit.as_ref(), MetricType::Counter)?.encode_counter::<NoLabelSet, N, u64>(&value, None)
     }
 
-    fn gauges<L: EncodeLabelSet>(&mut self, name: &str, about: &str, values: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
+    fn gauges<L, N>(&mut self, name: &str, about: &str, values: impl IntoIterator<Item = (L, N)>) -> fmt::Result
+    where
+        L: EncodeLabelSet,
+        N: EncodeGaugeValue,
+    {
         let mut family = self.0.encode_descriptor(name, about, None, MetricType::Gauge)?;
         values.into_iter().try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
     }
@@ -153,5 +162,40 @@ impl Encoding<'_> {
         let buckets: Vec<(f64, u64)> = bounds.zip(taken.buckets).collect();
         let mut encoder = self.0.encode_descriptor(name, about, unit.as_ref(), MetricType::Histogram)?;
         encoder.encode_histogram::<NoLabelSet>(taken.sum as f64 / of_one, taken.count(), &buckets, None)
+    }
+}
+
+/// A figure of each partition, with its label.
+fn each<N>(running: &Running, figure: impl Fn(&Figures) -> N) -> impl Iterator<Item = ([(&'static str, u16); 1], N)> {
+    running.each.iter().map(move |one| ([("partition", one.number)], figure(one)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::facts::tests::of_partitions;
+    use crate::pipeline::counters::Ledger;
+
+    #[test]
+    fn what_tells_that_a_partition_is_ill_is_told_of_each() {
+        let well = Ledger { events_in: 9, applied: 9, imbalance: -1, ..Ledger::default() };
+        let ill = Ledger { events_in: 7, in_flight: 7, imbalance: 1, ..Ledger::default() };
+        let text = text(of_partitions(&[(well, 0, 0), (ill, 100, 3)])).expect("a text");
+        for (series, [first, second]) in [
+            ("events_in_total", ["9", "7"]),
+            ("in_flight_events", ["0", "7"]),
+            ("ledger_imbalance", ["-1", "1"]),
+            ("commits_total", ["5", "5"]),
+            ("outbox_rows", ["0", "100"]),
+            ("outbox_limit_rows", ["100", "100"]),
+            ("link_reconnects_total", ["0", "3"]),
+        ] {
+            let of = |line: &&str| line.strip_prefix("remedyd_").is_some_and(|line| line.split(['{', ' ']).next() == Some(series));
+            let told: Vec<&str> = text.lines().filter(of).collect();
+            let expected = [(0, first), (1, second)].map(|(number, value)| format!("remedyd_{series}{{partition=\"{number}\"}} {value}"));
+            assert_eq!(told, expected);
+        }
+        // of all together
+        assert!(text.contains("\nremedyd_ledger_events_total{outcome=\"applied\"} 9\n"), "{text}");
     }
 }

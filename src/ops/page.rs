@@ -15,7 +15,7 @@ use crate::pipeline::histogram::Distribution;
 use crate::pipeline::reading;
 use crate::store::{Store, StoreError};
 
-use super::facts::{Facts, Running};
+use super::facts::{Facts, Figures, Running};
 use super::inspect::blockers::blockers;
 use super::inspect::text::harmless;
 use super::watched::Watched;
@@ -110,6 +110,7 @@ fn whole(page: &mut String, facts: &Facts, urgent: &Result<Vec<Urgent>, StoreErr
         Some(running) => {
             tiles(page, running)?;
             ledger(page, running)?;
+            partitions(page, running)?;
             page.write_str("<div class=\"columns\">\n")?;
             standings(page, running)?;
             tenants(page, running)?;
@@ -172,7 +173,7 @@ fn tiles(page: &mut String, running: &Running) -> fmt::Result {
         ("await approval", count(&|standing, _| standing == Standing::AwaitingApproval), false),
         ("retries waiting", census.retries, false),
         ("events in flight", running.ledger.in_flight, false),
-        ("outbox rows", running.outbox_rows, running.outbox_rows >= running.outbox_limit),
+        ("outbox rows", sum(running, |one| one.outbox_rows), running.each.iter().any(Figures::outbox_is_full)),
         ("dead letters", running.ledger.dead_lettered, true),
     ] {
         let class = if alert && value > 0 { "tile alert" } else { "tile" };
@@ -183,15 +184,20 @@ fn tiles(page: &mut String, running: &Running) -> fmt::Result {
 
 fn ledger(page: &mut String, running: &Running) -> fmt::Result {
     let ledger = running.ledger;
-    let balance = match ledger.imbalance {
-        0 => "<span class=\"badge good\">balanced</span>".to_owned(),
-        missing @ 1.. => format!("<span class=\"badge bad\">{} missing</span>", number(missing.unsigned_abs())),
-        extra => format!("<span class=\"badge bad\">{} too many</span>", number(extra.unsigned_abs())),
+    let off = |one: &Figures| match one.ledger.imbalance {
+        0 => None,
+        missing @ 1.. => Some(format!("{} missing", number(missing.unsigned_abs()))),
+        extra => Some(format!("{} too many", number(extra.unsigned_abs()))),
     };
-    write!(
-        page,
-        "<section id=\"ledger\"><h2>Where every event has gone <small>since the start</small> {balance}</h2><div class=\"ledger\">"
-    )?;
+    let off: Vec<String> = running.each.iter().flat_map(|one| one.whose.all(off(one).into_iter().collect())).collect();
+    page.write_str("<section id=\"ledger\"><h2>Where every event has gone <small>since the start</small>")?;
+    if off.is_empty() {
+        page.write_str(" <span class=\"badge good\">balanced</span>")?;
+    }
+    for off in off {
+        write!(page, " <span class=\"badge bad\">{off}</span>")?;
+    }
+    page.write_str("</h2><div class=\"ledger\">")?;
     for (sign, name, value) in [
         ("", "events in", ledger.events_in),
         ("=", "applied", ledger.applied),
@@ -207,6 +213,27 @@ fn ledger(page: &mut String, running: &Running) -> fmt::Result {
         write!(page, "<div><b>{}</b><span>{name}</span></div>", number(value))?;
     }
     page.write_str("</div></section>\n")
+}
+
+/// Each of several, by what tells that it is ill.
+fn partitions(page: &mut String, running: &Running) -> fmt::Result {
+    if running.each.len() < 2 {
+        return Ok(());
+    }
+    page.write_str("<section id=\"partitions\"><h2>Partitions <small>since the start</small></h2><table><tr><th></th>")?;
+    for name in ["events in", "in flight", "commits", "outbox rows", "connected again"] {
+        write!(page, "<th class=\"number\">{name}</th>")?;
+    }
+    page.write_str("</tr>")?;
+    for one in &running.each {
+        let full = if one.outbox_is_full() { " <span class=\"badge bad\">outbox full</span>" } else { "" };
+        write!(page, "<tr><td>partition {}{full}</td>", one.number)?;
+        for count in [one.ledger.events_in, one.ledger.in_flight, one.commits, one.outbox_rows, one.reconnects] {
+            cell(page, count)?;
+        }
+        page.write_str("</tr>")?;
+    }
+    page.write_str("</table></section>\n")
 }
 
 fn waiting(page: &mut String, running: &Running, urgent: &Result<Vec<Urgent>, StoreError>) -> fmt::Result {
@@ -346,13 +373,17 @@ fn process(page: &mut String, facts: &Facts, running: &Running) -> fmt::Result {
         ("processor time", facts.process.cpu_seconds.map_or_else(unknown, |seconds| format!("{seconds:.1} s"))),
         ("open files", facts.process.open_fds.map_or_else(unknown, number)),
         ("store", running.store_bytes.map_or_else(unknown, bytes)),
-        ("connected again", format!("{} times", number(running.reconnects))),
+        ("connected again", format!("{} times", number(sum(running, |one| one.reconnects)))),
         ("timers set", number(running.timers)),
         ("events parked", number(running.ledger.parked)),
     ] {
         write!(page, "<tr><td>{name}</td><td class=\"number\">{value}</td></tr>")?;
     }
     page.write_str("</table></section>\n")
+}
+
+fn sum(running: &Running, figure: impl Fn(&Figures) -> u64) -> u64 {
+    running.each.iter().map(figure).sum()
 }
 
 fn cell(page: &mut String, count: u64) -> fmt::Result {
@@ -420,6 +451,25 @@ fn time(taken: &Distribution, share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::facts::tests::of_partitions;
+    use crate::pipeline::counters::Ledger;
+
+    #[test]
+    fn one_partition_that_is_ill_is_seen_and_named() {
+        let off_by = |imbalance| Ledger { imbalance, ..Ledger::default() };
+        let page = |each: &[(Ledger, u64, u64)]| html(&of_partitions(each), &Ok(Vec::new()));
+        let (alert, full) = ("<div class=\"tile alert\"><b>100</b><span>outbox rows", "partition 1 <span class=\"badge bad\">outbox full");
+        let ill = page(&[(off_by(-2), 0, 0), (off_by(2), 100, 0), (off_by(0), 0, 0)]);
+        for part in [alert, full, "bad\">partition 0: 2 too many<", "bad\">partition 1: 2 missing<"] {
+            assert!(ill.contains(part), "{part} is not in {ill}");
+        }
+        assert!(!ill.contains("balanced"), "{ill}");
+        let well = page(&[(off_by(0), 50, 0), (off_by(0), 50, 0)]);
+        assert!(well.contains("balanced") && !well.contains(alert) && !well.contains("outbox full"), "{well}");
+        // of the only one it need not be said whose it is
+        let alone = page(&[(off_by(3), 100, 0)]);
+        assert!(alone.contains("bad\">3 missing<") && alone.contains(alert) && !alone.contains("partition 0"), "{alone}");
+    }
 
     #[test]
     fn nothing_of_a_text_is_obeyed() {

@@ -28,6 +28,7 @@ pub struct Partition<S> {
     /// The size of the store's files.
     pub store_bytes: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     pub(super) backup: backup::Begin,
+    epoch: AtomicU64,
 }
 
 impl<S> Partition<S> {
@@ -39,7 +40,16 @@ impl<S> Partition<S> {
         store_bytes: impl Fn() -> Option<u64> + Send + Sync + 'static,
         backup: impl Fn() -> Result<backup::Writing, TransferError> + Send + Sync + 'static,
     ) -> Self {
-        Self { number, view, link, outbox_limit, store_bytes: Box::new(store_bytes), backup: Arc::new(backup) }
+        let (store_bytes, backup, epoch) = (Box::new(store_bytes), Arc::new(backup), AtomicU64::new(0));
+        Self { number, view, link, outbox_limit, store_bytes, backup, epoch }
+    }
+
+    /// Connections after the first, as far as has been looked.
+    pub(super) fn reconnects(&self) -> u64 {
+        if let LinkState::Ready { epoch } | LinkState::Blocked { epoch, .. } = *self.link.borrow() {
+            self.epoch.fetch_max(epoch, Relaxed);
+        }
+        self.epoch.load(Relaxed).saturating_sub(1)
     }
 }
 
@@ -48,7 +58,6 @@ pub struct Watched<S> {
     partitions: Vec<Partition<S>>,
     /// Of all together.
     pub link: watch::Receiver<LinkState>,
-    epoch: AtomicU64,
 }
 
 /// Which partition is meant cannot be said.
@@ -56,14 +65,14 @@ pub struct Watched<S> {
 pub enum Unclear {
     #[error("partition {asked}: this process serves {served}")]
     NotServed { asked: u16, served: String },
-    #[error("this process serves the partitions {served}: say which, as in ?partition={first}")]
+    #[error("this process serves the partitions {served}: say which: --partition {first}, over HTTP ?partition={first}")]
     NotNamed { served: String, first: u16 },
 }
 
 impl<S: Store> Watched<S> {
     /// `partitions`: one or more. `link`: of all together.
     pub fn new(partitions: Vec<Partition<S>>, link: watch::Receiver<LinkState>) -> Self {
-        Self { partitions, link, epoch: AtomicU64::new(0) }
+        Self { partitions, link }
     }
 
     /// Each, and how it is named where there are several.
@@ -99,13 +108,5 @@ impl<S: Store> Watched<S> {
         let vitals: Vec<(Whose, Arc<Vitals>)> =
             self.partitions().map(|(whose, partition)| (whose, Arc::clone(&partition.view.vitals))).collect();
         move || vitals.iter().flat_map(|(whose, vitals)| whose.all(vitals.signs().ailments())).collect()
-    }
-
-    /// Connections after the first, as far as has been looked.
-    pub(super) fn reconnects(&self) -> u64 {
-        if let LinkState::Ready { epoch } | LinkState::Blocked { epoch, .. } = *self.link.borrow() {
-            self.epoch.fetch_max(epoch, Relaxed);
-        }
-        self.epoch.load(Relaxed).saturating_sub(1)
     }
 }

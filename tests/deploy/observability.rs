@@ -67,9 +67,11 @@ fn questions() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
     let targets = dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array()).flatten();
     let annotations = dashboard["annotations"]["list"].as_array().unwrap();
-    let asked = targets.chain(annotations).map(|target| target["expr"].as_str().unwrap());
-    let asked = asked.map(|asked| asked.replace("$job", ".*").replace("$instance", ".*").replace("$__rate_interval", "1m"));
-    asked.collect()
+    targets.chain(annotations).map(|target| asked(target["expr"].as_str().unwrap())).collect()
+}
+
+fn asked(question: &str) -> String {
+    question.replace("$job", ".*").replace("$instance", ".*").replace("$__rate_interval", "1m")
 }
 
 #[test]
@@ -94,6 +96,34 @@ fn the_dashboard_is_laid_out_and_its_questions_can_be_asked() {
     }
     fs::write(&rules, text).unwrap();
     check("promtool", ["check", "rules", rules.to_str().unwrap()]);
+}
+
+/// What `panel` asks first, as Prometheus gets it.
+fn question(panel: &str) -> String {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let found = dashboard["panels"].as_array().unwrap().iter().find(|found| found["title"] == panel);
+    asked(found.unwrap()["targets"][0]["expr"].as_str().unwrap())
+}
+
+/// One of two partitions has a full outbox, and their ledgers are off by as much, one each way.
+#[test]
+fn the_dashboard_sees_one_partition_that_is_ill() {
+    let dir = TempDir::new().unwrap();
+    let mut text = "rule_files: []\ntests:\n  - interval: 1m\n    input_series:\n".to_owned();
+    for (name, of_each) in [("outbox_rows", [0, 100]), ("outbox_limit_rows", [100, 100]), ("ledger_imbalance", [2, -2])] {
+        for (partition, value) in of_each.iter().enumerate() {
+            let series = format!("remedyd_{name}{{job=\"remedyd\", instance=\"a\", partition=\"{partition}\"}}");
+            text += &format!("      - series: '{series}'\n        values: '{value}x5'\n");
+        }
+    }
+    text += "    promql_expr_test:\n";
+    for (panel, labels, value) in [("Outbox", "{}", 1), ("Ledger off by", "{instance=\"a\"}", 2)] {
+        text += &format!("      - expr: {}\n        eval_time: 3m\n", Value::from(question(panel)));
+        text += &format!("        exp_samples:\n          - labels: '{labels}'\n            value: {value}\n");
+    }
+    let test = dir.path().join("test.yml");
+    fs::write(&test, text).unwrap();
+    check("promtool", ["test", "rules", test.to_str().unwrap()]);
 }
 
 /// The words of an expression that look like metrics.

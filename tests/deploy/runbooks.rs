@@ -1,5 +1,6 @@
 //! Runbooks: one for each alert, all of them listed, and every command in them one that there is.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -40,6 +41,22 @@ fn commands(text: &str) -> Vec<String> {
     let lines = text.lines().map(str::trim).filter(ours);
     let inline = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).filter(ours);
     lines.chain(inline).map(|line| line.replace("./remedyd-new", "remedyd-new").replace('…', "")).collect()
+}
+
+/// Where there are several partitions these have to be told which one, or how many.
+#[test]
+fn commands_say_which_partition_or_how_many() {
+    let told = ["store backup --", "store export --store /var/lib/remedyd", "topology check", "topology apply"];
+    let mut seen = BTreeSet::new();
+    for page in runbooks().into_iter().chain(["docs/operations.md", "docs/repairing.md"].map(str::to_owned)) {
+        for command in commands(&read(&page)) {
+            for what in told.iter().filter(|what| command.contains(**what)) {
+                assert!(command.contains(" --partition"), "{page}: {command}");
+                seen.insert(what);
+            }
+        }
+    }
+    assert_eq!(seen.len(), told.len(), "{seen:?}");
 }
 
 /// Each is given to the shell as it stands, with a program in place of ours that only asks ours whether it understands it.

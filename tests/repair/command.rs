@@ -159,15 +159,15 @@ impl Ledger {
         let count = |name: &str| u64::try_from(value(name)).unwrap();
         let outcome = |name: &str| count(&format!("remedyd_ledger_events_total{{outcome=\"{name}\"}}"));
         let ledger = Self {
-            events_in: count("remedyd_events_in_total"),
+            events_in: count("remedyd_events_in_total{partition=\"0\"}"),
             applied: outcome("applied"),
             duplicate: outcome("duplicate"),
             refused: outcome("refused"),
             dead_lettered: outcome("dead_lettered"),
             parked: count("remedyd_parked_events"),
-            in_flight: count("remedyd_in_flight_events"),
+            in_flight: count("remedyd_in_flight_events{partition=\"0\"}"),
         };
-        assert_eq!(value("remedyd_ledger_imbalance"), 0, "{text}");
+        assert_eq!(value("remedyd_ledger_imbalance{partition=\"0\"}"), 0, "{text}");
         let Self { events_in, applied, duplicate, refused, dead_lettered, parked, in_flight } = ledger;
         assert_eq!(events_in, applied + duplicate + refused + dead_lettered + parked + in_flight, "{ledger:?}");
         ledger
