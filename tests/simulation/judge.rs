@@ -435,8 +435,12 @@ impl Judge {
         let mut timers: BTreeSet<Vec<u8>> = BTreeSet::new();
         let keys: Vec<Vec<u8>> = self.rows.keys().filter(|key| key.starts_with(keys::TIMERS)).cloned().collect();
         for key in keys {
-            // t/<16 digits>/<subject>
-            if !timers.insert(key.get(19..).unwrap_or_default().to_vec()) {
+            // t/<16 digits>/<tenant and subject>, as in s/<tenant and subject>
+            let subject = key.get(19..).unwrap_or_default().to_vec();
+            if !self.rows.contains_key(&[keys::SUBJECTS, &subject].concat()) {
+                self.violation(format!("15: a timer for nobody: {}", String::from_utf8_lossy(&key)));
+            }
+            if !timers.insert(subject) {
                 self.violation(format!("15: two timers for {}", String::from_utf8_lossy(&key)));
             }
         }
