@@ -54,8 +54,9 @@ pub struct Judge {
     /// When the life under way began, and the attempts that were then in the field.
     began_ms: u64,
     left_in_field: BTreeSet<String>,
-    /// The life in which a commit failed, and when.
-    failed: Option<(u64, u64)>,
+    /// The life in which a commit failed, and the one whose engine has had its turn since.
+    failed: Option<u64>,
+    failure_known: Option<u64>,
     pub acks: u64,
     /// Numbers of events in the order of the batches that have decided them.
     pub decided: Vec<usize>,
@@ -273,12 +274,18 @@ impl Judge {
         }
     }
 
-    pub fn storage_failed(&mut self, life: u64, ms: u64) {
-        self.failed = Some((life, ms));
+    pub fn storage_failed(&mut self, life: u64) {
+        self.failed = Some(life);
+    }
+
+    /// From here on nothing may be published. Until here it could: what was ready to run when the commit failed cannot
+    /// know of it.
+    pub fn failure_is_known(&mut self, life: u64) {
+        self.failure_known = Some(life);
     }
 
     pub fn has_failed(&self, life: u64) -> bool {
-        self.failed.is_some_and(|(failed, _)| failed == life)
+        self.failed == Some(life)
     }
 
     /// 8 and 21.
@@ -326,8 +333,8 @@ impl Judge {
     }
 
     /// 11 and 21: only what is durable is handed to the broker.
-    pub fn handed_over(&mut self, life: u64, ms: u64, message: &Message) {
-        if self.failed.is_some_and(|(failed, at)| failed == life && ms > at) {
+    pub fn handed_over(&mut self, life: u64, message: &Message) {
+        if self.failure_known == Some(life) {
             self.violation(format!("21: {:?} is published after a storage error", message.message_id));
         }
         let identity = identity(message);
