@@ -317,6 +317,16 @@ impl People {
         facts
     }
 
+    /// Somebody has read that a task is with its agent, and wants it back (T19).
+    pub fn take_back(&mut self, tenant: &str, report: u64, item: u64, now: Timestamp) -> Option<Facts> {
+        let tenant = self.tenants.iter().position(|of| of.name == tenant)?;
+        let actor = json!({ "id": 31, "name": "Somebody", "email": "s@msp.example", "role": "user" });
+        let data = json!({ "incident_report_id": report, "remediation_id": item, "reason": "because", "actor": actor });
+        let mut facts = self.event(tenant, Kind::Cancel, now, data);
+        (facts.report, facts.item, facts.role) = (Some(report), Some(item), "user");
+        Some(facts)
+    }
+
     /// What can never be applied.
     fn rubbish(&mut self, tenant: usize, now: Timestamp) -> Facts {
         let comment = json!({ "incident_report_id": 1, "comment": "c" });
