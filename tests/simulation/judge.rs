@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use remedyd::broker::{HeaderValue, Message, Settlement, Token};
+use remedyd::model::time::Timestamp;
 use remedyd::pipeline::rows::{OutboxRow, ParkedRow};
 use remedyd::store::{Batch, keys};
 use serde_json::Value;
@@ -177,6 +178,7 @@ impl Judge {
             } else {
                 self.story.ignored(facts, answered)
             };
+            let problem = problem.or_else(|| (facts.kind == Kind::Organization).then(|| self.has_not_set(facts)).flatten());
             if let Some(problem) = problem {
                 let what = format!("{problem} event {number} {:?} {} {}", facts.kind, facts.tenant, facts.id);
                 self.violation(what);
@@ -326,10 +328,29 @@ impl Judge {
         let key = format!("s/{}/agents/{}", facts.tenant, facts.agent.unwrap_or(0)).into_bytes();
         let Some(agent) = self.rows.get(&key).and_then(|row| payload(row)).map(|row| row["agent"].clone()) else { return false };
         let at_least = |field: &str| {
-            let at = agent[field].as_str().and_then(|text| text.parse::<remedyd::model::time::Timestamp>().ok());
+            let at = agent[field].as_str().and_then(|text| text.parse::<Timestamp>().ok());
             at.is_some_and(|at| facts.surveyed_ms.is_some_and(|ms| at.as_millisecond() >= ms))
         };
         at_least("last_survey_at") || at_least("removed_at")
+    }
+
+    /// Nothing is told of settings. The row of the organization says those of the newest event that was decided, of two
+    /// of one time those of either.
+    fn has_not_set(&self, facts: &Facts) -> Option<String> {
+        let decided = self.decided.iter().map(|number| &self.sent[*number]);
+        let of_tenant: Vec<&Facts> = decided.filter(|other| other.kind == Kind::Organization && other.tenant == facts.tenant).collect();
+        let newest = of_tenant.iter().map(|other| other.at).max()?;
+        let row = self.rows.get(format!("g/{}", facts.tenant).as_bytes()).and_then(|row| payload(row)).unwrap_or_default();
+        let set_at = row["settings_at"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        let said = |other: &&&Facts| {
+            let event = serde_json::from_slice::<Value>(&other.message.body).unwrap_or_default();
+            says(&row["settings"], &event["data"])
+        };
+        if set_at != Some(newest) {
+            return Some(format!("ignored: settings are of {set_at:?}, not {newest}:"));
+        }
+        let found = of_tenant.iter().filter(|other| other.at == newest).find(said);
+        found.is_none().then(|| format!("ignored: the settings are {}:", row["settings"]))
     }
 
     /// 11 and 21: only what is durable is handed to the broker.
@@ -477,6 +498,14 @@ fn audited(batch: &Batch, facts: &Facts) -> bool {
         .filter(|(key, _)| key.starts_with(&prefix))
         .filter_map(|(_, row)| payload(row.as_ref()?))
         .any(|row| row["event_id"] == *facts.id && row["actor"]["role"] == *facts.role && !row["outcome"].is_null())
+}
+
+/// Whether a record says all that an event says.
+fn says(record: &Value, event: &Value) -> bool {
+    match event {
+        Value::Object(fields) => fields.iter().all(|(name, value)| says(&record[name], value)),
+        _ => record == event,
+    }
 }
 
 /// The JSON of a record, behind its version and checksum.

@@ -192,6 +192,7 @@ impl People {
         let mut facts = self.event(tenant, Kind::Created, at, json!({ "incident_report": report }));
         facts.report = Some(id);
         facts.revision = Some(1);
+        facts.agent = agent;
         facts.plan = known;
         facts
     }
@@ -397,6 +398,7 @@ impl People {
             kind,
             tenant: of.name,
             id,
+            at,
             message,
             report: None,
             revision: None,

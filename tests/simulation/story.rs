@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use remedyd::model::time::Timestamp;
 use serde_json::Value;
 
 use super::facts::{Facts, Kind, may_conclude, may_work};
@@ -76,6 +77,10 @@ struct Report {
     told_phase: String,
     revision: u64,
     in_revision: bool,
+    agent: Option<u64>,
+    /// How new what the SOC has said of it is: its text, and its end.
+    updated_at: Option<Timestamp>,
+    status_updated_at: Option<Timestamp>,
     items: BTreeMap<Numbers, Item>,
 }
 
@@ -131,6 +136,8 @@ pub struct Story {
     before: BTreeMap<Key, Option<Report>>,
     /// Reports that were not open at some time in it; they may be open again at its end.
     shut: BTreeSet<Key>,
+    /// Agents that were not known or removed at some time in it.
+    away: BTreeSet<Key>,
     /// Items that were waived at some time in it: report and number.
     waived: BTreeSet<(Key, u64)>,
     /// Items that somebody who may has asked to cancel in it, and the cancels that were refused or have cancelled at
@@ -151,10 +158,12 @@ pub struct Story {
     /// Attempts during which somebody has cancelled their task (T19). False: during this one or another of the task.
     cancelled_in: BTreeMap<String, bool>,
     batch: u64,
-    /// The decision under way: its cause, the reports it has touched, and those it has resolved.
+    /// The decision under way: its cause, the reports that it has touched, and those that it has resolved.
     decision: String,
     touched: BTreeSet<Key>,
     resolved: BTreeSet<Key>,
+    /// The agents that it has removed.
+    removed: BTreeSet<Key>,
     pub counts: BTreeMap<&'static str, u64>,
     pub violations: Vec<String>,
 }
@@ -172,6 +181,7 @@ impl Story {
         self.batch = number;
         self.before.clear();
         self.shut.clear();
+        self.away.clear();
         self.waived.clear();
         self.cancel_asked.clear();
         self.cancel_answered.clear();
@@ -205,11 +215,11 @@ impl Story {
             self.touched.insert(key.clone());
             self.about_report(&key, told, cause);
         } else if let Some(agent) = told.data["agent_id"].as_u64() {
-            self.about_agent(&(told.tenant.clone(), agent), told);
+            self.about_agent(&(told.tenant.clone(), agent), told, cause);
         }
     }
 
-    fn about_agent(&mut self, key: &Key, told: &Told) {
+    fn about_agent(&mut self, key: &Key, told: &Told, cause: Option<&Facts>) {
         let (last, start) = match told.kind.as_str() {
             "agent.status_changed" => (self.presence.entry(key.clone()).or_default(), ""),
             "agent.isolation_changed" => (self.firewall.entry(key.clone()).or_default(), "Enabled"),
@@ -222,6 +232,19 @@ impl Story {
         told.text("to").clone_into(last);
         if was != from {
             self.violation(format!("7: {:?}: {} from {from}, but it was {was}", key, told.kind));
+        }
+        if told.kind == "agent.status_changed" {
+            let removed = told.text("to") == "removed";
+            if removed || matches!(from.as_str(), "" | "removed") {
+                self.away.insert(key.clone());
+            }
+            if removed {
+                self.count("agents removed");
+                self.removed.insert(key.clone());
+            }
+            if removed && !cause.is_some_and(|cause| cause.kind == Kind::AgentRemoved && cause.agent == Some(key.1)) {
+                self.violation(format!("A4: {key:?} is removed by {}", told.cause));
+            }
         }
     }
 
@@ -241,8 +264,17 @@ impl Story {
                     self.violation(format!("{key:?}: a refusal of what nobody asked: {}", told.cause));
                 }
             }
-            // a raised severity, a new plan and a reopening start a new SLA, whose deadline may be that of the old one
-            "incident_report.updated" | "incident_report.reopened" => self.alarms.retain(|(of, _, _)| of != key),
+            "incident_report.updated" => {
+                self.count("updated");
+                self.new_sla(key);
+                let known = self.report(key).updated_at;
+                let newer = cause.filter(|cause| cause.kind == Kind::Updated && known < Some(cause.at)).map(|cause| cause.at);
+                self.report(key).updated_at = newer.or(known);
+                if newer.is_none() {
+                    self.violation(format!("R18, R19: {key:?}: updated by {}, but the SOC has said something newer", told.cause));
+                }
+            }
+            "incident_report.reopened" => self.new_sla(key),
             // 15: what a timer has said it does not say again
             "on_call.paged" | "sla.warning" | "sla.breached" => {
                 self.count("paged or warned");
@@ -258,6 +290,11 @@ impl Story {
         }
     }
 
+    /// A raised severity, a new plan and a reopening start a new SLA, whose deadline may be that of the old one.
+    fn new_sla(&mut self, key: &Key) {
+        self.alarms.retain(|(of, _, _)| of != key);
+    }
+
     fn report(&mut self, key: &Key) -> &mut Report {
         self.reports.entry(key.clone()).or_default()
     }
@@ -270,8 +307,10 @@ impl Story {
         if to == "sent" {
             report.told_phase = phase;
         }
-        if let Some(Facts { kind: Kind::Created, revision: Some(revision), .. }) = cause {
-            report.revision = *revision;
+        // what began with it, an attempt perhaps, is told as caused by it for long after
+        if let ("", Some(Facts { kind: Kind::Created, revision: Some(revision), at, agent, .. })) = (from, cause) {
+            (report.revision, report.agent) = (*revision, *agent);
+            (report.updated_at, report.status_updated_at) = (Some(*at), Some(*at));
         }
         if shut {
             self.shut.insert(key.clone());
@@ -300,8 +339,14 @@ impl Story {
                 self.violation(format!("1: {key:?} is resolved by {}", told.cause));
             }
         }
-        if why == "closed_upstream" && cause.is_none_or(|cause| cause.kind != Kind::ClosedUpstream) {
-            self.violation(format!("{key:?} is closed upstream by {}", told.cause));
+        if why == "closed_upstream" {
+            self.count("closed upstream");
+            let known = self.report(key).status_updated_at;
+            let newer = cause.filter(|cause| cause.kind == Kind::ClosedUpstream && known < Some(cause.at)).map(|cause| cause.at);
+            self.report(key).status_updated_at = newer.or(known);
+            if newer.is_none() {
+                self.violation(format!("R13, R19: {key:?} is closed upstream by {}", told.cause));
+            }
         }
     }
 
@@ -338,7 +383,7 @@ impl Story {
         let last_attempt = known.map_or_else(String::new, |item| named(&key.0, &item.attempt_id));
         let cancelled_in = self.cancelled_in.get(&last_attempt).copied();
         if cause.is_some_and(|cause| cause.kind == Kind::Revised) {
-            self.alarms.retain(|(of, _, _)| of != key);
+            self.new_sla(key);
         }
         if waived {
             self.waived.insert((key.clone(), id));
@@ -501,6 +546,18 @@ impl Story {
                 self.violation(what);
             }
         }
+        for (tenant, agent) in std::mem::take(&mut self.removed) {
+            let left = |report: &Report| {
+                let under_way = ["queued", "held", "delivered", "retry_wait", "reboot_pending", "outcome_unknown"];
+                let open = |item: &Item| item.is_task() && under_way.contains(&item.state.as_str());
+                report.is_open() && report.agent == Some(agent) && report.items.values().any(open)
+            };
+            let left: Vec<u64> =
+                self.reports.iter().filter(|((of, _), report)| *of == tenant && left(report)).map(|((_, id), _)| *id).collect();
+            if !left.is_empty() {
+                self.violation(format!("R12: {tenant} agent {agent} is removed, but tasks of {left:?} wait for it"));
+            }
+        }
         self.decision.clear();
     }
 
@@ -533,6 +590,11 @@ impl Story {
 
     /// Whether an event that was decided in the batch just ended should have had an effect that it has not had.
     pub fn ignored(&mut self, facts: &Facts, answered: bool) -> Option<String> {
+        if facts.kind == Kind::AgentRemoved {
+            let key = (facts.tenant.to_owned(), facts.agent?);
+            let there = self.presence.get(&key).is_some_and(|presence| presence != "removed") && !self.away.contains(&key);
+            return there.then(|| "A4: ignored:".to_owned());
+        }
         let key = (facts.tenant.to_owned(), facts.report?);
         let takes_hold = facts.kind == Kind::Cancel && may_work(facts.role) && self.cancel_takes_hold(facts, &key);
         let end = self.reports.get(&key);
@@ -578,9 +640,11 @@ impl Story {
             }
             Kind::Comment | Kind::DismissedBySoc => !answered && stays_open,
             Kind::Revised => stays_open && stays(&|report| facts.revision == Some(report.revision + 1)),
+            // R19: an older one is not applied
+            Kind::Updated => stays_open && end.updated_at < Some(facts.at),
+            Kind::ClosedUpstream => stays_open && end.status_updated_at < Some(facts.at),
+            // the judge looks for what an organization has set in its row; a survey is known by its agent's
             Kind::Created
-            | Kind::Updated
-            | Kind::ClosedUpstream
             | Kind::Completed
             | Kind::Uncompleted
             | Kind::Isolate
