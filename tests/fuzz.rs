@@ -306,7 +306,7 @@ struct Seen {
     largest_share: f64,
 }
 
-/// Any input gives an event or a reason, within bounds. It must not panic; `decode` itself is under test.
+/// Any input gives an event or a reason, within bounds, and the same one each time. It must not panic; `decode` itself is under test.
 fn check(input: &Input, seen: &mut Seen) -> Result<(), String> {
     let raw = Raw { content_type: input.content_type.as_deref(), headers: &input.headers, body: &input.body };
     let size = input.body.len() + input.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -323,10 +323,13 @@ fn check(input: &Input, seen: &mut Seen) -> Result<(), String> {
     if allocated > BYTES_AT_LEAST + BYTES_PER_BYTE * size.min(limits::MESSAGE_BYTES) {
         return Err(format!("{size} bytes made it allocate {allocated}"));
     }
+    if decoded != decode(&raw) {
+        return Err(format!("not the same the second time: {decoded:?}"));
+    }
     match decoded {
         Ok(inbound) => {
             seen.accepted += 1;
-            // what was taken is within the limits, and means the same the second time
+            // what was taken is within the limits
             if input.body.len() > limits::MESSAGE_BYTES {
                 return Err(format!("{} bytes were taken", input.body.len()));
             }

@@ -155,7 +155,9 @@ fn no_seed_breaks_an_invariant_and_every_seed_settles() {
         println!("{figures}");
         return;
     }
-    for what in ["attempts", "resolved", "resolutions refused", "refused"] {
+    for what in
+        ["attempts", "cancelled in the field", "resolved", "resolutions refused", "refused", "updated", "closed upstream", "agents removed"]
+    {
         assert!(sum.counts.get(what).is_some_and(|count| *count > 0), "the seeds were too thin: nothing {what}");
     }
     for kind in FAULTS {

@@ -151,8 +151,8 @@ impl State {
     /// What becomes of a message that is handed over now: the answer and when it comes.
     fn hand_over(&mut self, life: u64, message: &Message) -> (Result<(), PublishError>, Duration) {
         let weather = self.weather;
-        let (ms, name) = (self.ms, message.message_id.clone().unwrap_or_default());
-        self.judge.handed_over(life, ms, message);
+        let name = message.message_id.clone().unwrap_or_default();
+        self.judge.handed_over(life, message);
         if self.dice.permille(weather.nack) {
             self.fault("publish nacked");
             self.note(format_args!("nacked {name}"));

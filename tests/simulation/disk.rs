@@ -86,14 +86,30 @@ impl DiskHandle {
             state.fault(if takes == LONGEST_SYNC { "commit hung" } else { "commit failed" });
             state.note(format_args!("commit fails: {error}"));
             state.disk.failed = true;
-            let (life, ms) = (self.life, state.ms);
-            state.judge.storage_failed(life, ms);
+            state.judge.storage_failed(self.life);
+            self.tell_when_known();
             return result;
         }
         if !state.disk.lies {
             state.becomes_durable();
         }
         Ok(())
+    }
+}
+
+impl DiskHandle {
+    /// Tells the judge as soon as the engine has heard of the failure, and before anything that the engine sets off by
+    /// it. Tasks run in the order in which they were woken: the first of these two is before the engine, which the end of
+    /// this commit is about to wake, and so the second is right behind it.
+    fn tell_when_known(&self) {
+        let (scene, life) = (Arc::clone(&self.scene), self.life);
+        tokio::spawn(async move {
+            tokio::spawn(async move {
+                let mut state = scene.lock();
+                state.note(format_args!("the engine of life {life} knows of the failure"));
+                state.judge.failure_is_known(life);
+            });
+        });
     }
 }
 

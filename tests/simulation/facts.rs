@@ -2,6 +2,7 @@
 //! inbound message by the service's own decoder.
 
 use remedyd::broker::{Lane, Message};
+use remedyd::model::time::Timestamp;
 
 /// What kind of event, as far as a rule depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +52,8 @@ pub struct Facts {
     pub kind: Kind,
     pub tenant: &'static str,
     pub id: String,
+    /// Its `time`, which is its `updated_at` and its `status_updated_at` as well.
+    pub at: Timestamp,
     pub message: Message,
     pub report: Option<u64>,
     pub revision: Option<u64>,

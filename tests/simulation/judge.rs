@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use remedyd::broker::{HeaderValue, Message, Settlement, Token};
+use remedyd::model::time::Timestamp;
 use remedyd::pipeline::rows::{OutboxRow, ParkedRow};
 use remedyd::store::{Batch, keys};
 use serde_json::Value;
@@ -54,8 +55,9 @@ pub struct Judge {
     /// When the life under way began, and the attempts that were then in the field.
     began_ms: u64,
     left_in_field: BTreeSet<String>,
-    /// The life in which a commit failed, and when.
-    failed: Option<(u64, u64)>,
+    /// The life in which a commit failed, and the one whose engine has had its turn since.
+    failed: Option<u64>,
+    failure_known: Option<u64>,
     pub acks: u64,
     /// Numbers of events in the order of the batches that have decided them.
     pub decided: Vec<usize>,
@@ -176,6 +178,7 @@ impl Judge {
             } else {
                 self.story.ignored(facts, answered)
             };
+            let problem = problem.or_else(|| (facts.kind == Kind::Organization).then(|| self.has_not_set(facts)).flatten());
             if let Some(problem) = problem {
                 let what = format!("{problem} event {number} {:?} {} {}", facts.kind, facts.tenant, facts.id);
                 self.violation(what);
@@ -273,12 +276,18 @@ impl Judge {
         }
     }
 
-    pub fn storage_failed(&mut self, life: u64, ms: u64) {
-        self.failed = Some((life, ms));
+    pub fn storage_failed(&mut self, life: u64) {
+        self.failed = Some(life);
+    }
+
+    /// From here on nothing may be published. Until here it could: what was ready to run when the commit failed cannot
+    /// know of it.
+    pub fn failure_is_known(&mut self, life: u64) {
+        self.failure_known = Some(life);
     }
 
     pub fn has_failed(&self, life: u64) -> bool {
-        self.failed.is_some_and(|(failed, _)| failed == life)
+        self.failed == Some(life)
     }
 
     /// 8 and 21.
@@ -319,15 +328,34 @@ impl Judge {
         let key = format!("s/{}/agents/{}", facts.tenant, facts.agent.unwrap_or(0)).into_bytes();
         let Some(agent) = self.rows.get(&key).and_then(|row| payload(row)).map(|row| row["agent"].clone()) else { return false };
         let at_least = |field: &str| {
-            let at = agent[field].as_str().and_then(|text| text.parse::<remedyd::model::time::Timestamp>().ok());
+            let at = agent[field].as_str().and_then(|text| text.parse::<Timestamp>().ok());
             at.is_some_and(|at| facts.surveyed_ms.is_some_and(|ms| at.as_millisecond() >= ms))
         };
         at_least("last_survey_at") || at_least("removed_at")
     }
 
+    /// Nothing is told of settings. The row of the organization says those of the newest event that was decided, of two
+    /// of one time those of either.
+    fn has_not_set(&self, facts: &Facts) -> Option<String> {
+        let decided = self.decided.iter().map(|number| &self.sent[*number]);
+        let of_tenant: Vec<&Facts> = decided.filter(|other| other.kind == Kind::Organization && other.tenant == facts.tenant).collect();
+        let newest = of_tenant.iter().map(|other| other.at).max()?;
+        let row = self.rows.get(format!("g/{}", facts.tenant).as_bytes()).and_then(|row| payload(row)).unwrap_or_default();
+        let set_at = row["settings_at"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        let said = |other: &&&Facts| {
+            let event = serde_json::from_slice::<Value>(&other.message.body).unwrap_or_default();
+            says(&row["settings"], &event["data"])
+        };
+        if set_at != Some(newest) {
+            return Some(format!("ignored: settings are of {set_at:?}, not {newest}:"));
+        }
+        let found = of_tenant.iter().filter(|other| other.at == newest).find(said);
+        found.is_none().then(|| format!("ignored: the settings are {}:", row["settings"]))
+    }
+
     /// 11 and 21: only what is durable is handed to the broker.
-    pub fn handed_over(&mut self, life: u64, ms: u64, message: &Message) {
-        if self.failed.is_some_and(|(failed, at)| failed == life && ms > at) {
+    pub fn handed_over(&mut self, life: u64, message: &Message) {
+        if self.failure_known == Some(life) {
             self.violation(format!("21: {:?} is published after a storage error", message.message_id));
         }
         let identity = identity(message);
@@ -435,8 +463,12 @@ impl Judge {
         let mut timers: BTreeSet<Vec<u8>> = BTreeSet::new();
         let keys: Vec<Vec<u8>> = self.rows.keys().filter(|key| key.starts_with(keys::TIMERS)).cloned().collect();
         for key in keys {
-            // t/<16 digits>/<subject>
-            if !timers.insert(key.get(19..).unwrap_or_default().to_vec()) {
+            // t/<16 digits>/<tenant and subject>, as in s/<tenant and subject>
+            let subject = key.get(19..).unwrap_or_default().to_vec();
+            if !self.rows.contains_key(&[keys::SUBJECTS, &subject].concat()) {
+                self.violation(format!("15: a timer for nobody: {}", String::from_utf8_lossy(&key)));
+            }
+            if !timers.insert(subject) {
                 self.violation(format!("15: two timers for {}", String::from_utf8_lossy(&key)));
             }
         }
@@ -466,6 +498,14 @@ fn audited(batch: &Batch, facts: &Facts) -> bool {
         .filter(|(key, _)| key.starts_with(&prefix))
         .filter_map(|(_, row)| payload(row.as_ref()?))
         .any(|row| row["event_id"] == *facts.id && row["actor"]["role"] == *facts.role && !row["outcome"].is_null())
+}
+
+/// Whether a record says all that an event says.
+fn says(record: &Value, event: &Value) -> bool {
+    match event {
+        Value::Object(fields) => fields.iter().all(|(name, value)| says(&record[name], value)),
+        _ => record == event,
+    }
 }
 
 /// The JSON of a record, behind its version and checksum.

@@ -192,6 +192,7 @@ impl People {
         let mut facts = self.event(tenant, Kind::Created, at, json!({ "incident_report": report }));
         facts.report = Some(id);
         facts.revision = Some(1);
+        facts.agent = agent;
         facts.plan = known;
         facts
     }
@@ -317,6 +318,16 @@ impl People {
         facts
     }
 
+    /// Somebody has read that a task is with its agent, and wants it back (T19).
+    pub fn take_back(&mut self, tenant: &str, report: u64, item: u64, now: Timestamp) -> Option<Facts> {
+        let tenant = self.tenants.iter().position(|of| of.name == tenant)?;
+        let actor = json!({ "id": 31, "name": "Somebody", "email": "s@msp.example", "role": "user" });
+        let data = json!({ "incident_report_id": report, "remediation_id": item, "reason": "because", "actor": actor });
+        let mut facts = self.event(tenant, Kind::Cancel, now, data);
+        (facts.report, facts.item, facts.role) = (Some(report), Some(item), "user");
+        Some(facts)
+    }
+
     /// What can never be applied.
     fn rubbish(&mut self, tenant: usize, now: Timestamp) -> Facts {
         let comment = json!({ "incident_report_id": 1, "comment": "c" });
@@ -387,6 +398,7 @@ impl People {
             kind,
             tenant: of.name,
             id,
+            at,
             message,
             report: None,
             revision: None,

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use remedyd::model::time::Timestamp;
 use serde_json::Value;
 
 use super::facts::{Facts, Kind, may_conclude, may_work};
@@ -76,7 +77,11 @@ struct Report {
     told_phase: String,
     revision: u64,
     in_revision: bool,
-    items: BTreeMap<(u64, u64), Item>,
+    agent: Option<u64>,
+    /// How new what the SOC has said of it is: its text, and its end.
+    updated_at: Option<Timestamp>,
+    status_updated_at: Option<Timestamp>,
+    items: BTreeMap<Numbers, Item>,
 }
 
 impl Report {
@@ -121,6 +126,8 @@ impl Report {
 }
 
 type Key = (String, u64);
+/// Revision and number of an item.
+type Numbers = (u64, u64);
 
 #[derive(Debug, Default)]
 pub struct Story {
@@ -129,9 +136,18 @@ pub struct Story {
     before: BTreeMap<Key, Option<Report>>,
     /// Reports that were not open at some time in it; they may be open again at its end.
     shut: BTreeSet<Key>,
-    /// Items that were in the field, and items that were waived, at some time in it: report and number.
-    fielded: BTreeSet<(Key, u64)>,
+    /// Agents that were not known or removed at some time in it.
+    away: BTreeSet<Key>,
+    /// Items that were waived at some time in it: report and number.
     waived: BTreeSet<(Key, u64)>,
+    /// Items that somebody who may has asked to cancel in it, and the cancels that were refused or have cancelled at
+    /// once: tenant and id of the event.
+    cancel_asked: BTreeSet<(Key, u64)>,
+    cancel_answered: BTreeSet<(String, String)>,
+    /// Attempts that have begun in it: whose, and which.
+    begun: Vec<(Key, Numbers, String)>,
+    /// Attempts after which the task was to be tried again, or has failed for want of another try, in it.
+    tried_again: BTreeSet<String>,
     sequences: BTreeMap<(String, String), u64>,
     /// Per agent the last presence and firewall status.
     presence: BTreeMap<Key, String>,
@@ -139,13 +155,15 @@ pub struct Story {
     attempts: BTreeSet<String>,
     /// Alarms by report and cause.
     alarms: BTreeSet<(Key, String, String)>,
-    /// Tasks that somebody has asked to cancel (T19).
-    cancel_asked: BTreeSet<(String, u64, u64)>,
+    /// Attempts during which somebody has cancelled their task (T19). False: during this one or another of the task.
+    cancelled_in: BTreeMap<String, bool>,
     batch: u64,
-    /// The decision under way: its cause, the reports it has touched, and those it has resolved.
+    /// The decision under way: its cause, the reports that it has touched, and those that it has resolved.
     decision: String,
     touched: BTreeSet<Key>,
     resolved: BTreeSet<Key>,
+    /// The agents that it has removed.
+    removed: BTreeSet<Key>,
     pub counts: BTreeMap<&'static str, u64>,
     pub violations: Vec<String>,
 }
@@ -163,14 +181,18 @@ impl Story {
         self.batch = number;
         self.before.clear();
         self.shut.clear();
-        self.fielded.clear();
+        self.away.clear();
         self.waived.clear();
+        self.cancel_asked.clear();
+        self.cancel_answered.clear();
+        self.begun.clear();
+        self.tried_again.clear();
     }
 
     /// Somebody who may has asked to cancel a task. It is told with the end of the attempt, which may be in the same batch.
     pub fn asks_to_cancel(&mut self, facts: &Facts) {
         if let (Kind::Cancel, true, Some(report), Some(item)) = (facts.kind, may_work(facts.role), facts.report, facts.item) {
-            self.cancel_asked.insert((facts.tenant.to_owned(), report, item));
+            self.cancel_asked.insert(((facts.tenant.to_owned(), report), item));
         }
     }
 
@@ -193,11 +215,11 @@ impl Story {
             self.touched.insert(key.clone());
             self.about_report(&key, told, cause);
         } else if let Some(agent) = told.data["agent_id"].as_u64() {
-            self.about_agent(&(told.tenant.clone(), agent), told);
+            self.about_agent(&(told.tenant.clone(), agent), told, cause);
         }
     }
 
-    fn about_agent(&mut self, key: &Key, told: &Told) {
+    fn about_agent(&mut self, key: &Key, told: &Told, cause: Option<&Facts>) {
         let (last, start) = match told.kind.as_str() {
             "agent.status_changed" => (self.presence.entry(key.clone()).or_default(), ""),
             "agent.isolation_changed" => (self.firewall.entry(key.clone()).or_default(), "Enabled"),
@@ -210,6 +232,19 @@ impl Story {
         told.text("to").clone_into(last);
         if was != from {
             self.violation(format!("7: {:?}: {} from {from}, but it was {was}", key, told.kind));
+        }
+        if told.kind == "agent.status_changed" {
+            let removed = told.text("to") == "removed";
+            if removed || matches!(from.as_str(), "" | "removed") {
+                self.away.insert(key.clone());
+            }
+            if removed {
+                self.count("agents removed");
+                self.removed.insert(key.clone());
+            }
+            if removed && !cause.is_some_and(|cause| cause.kind == Kind::AgentRemoved && cause.agent == Some(key.1)) {
+                self.violation(format!("A4: {key:?} is removed by {}", told.cause));
+            }
         }
     }
 
@@ -224,12 +259,22 @@ impl Story {
             "remediation.status_changed" => self.item_changed(key, told, cause),
             "request.refused" => {
                 self.count("refused");
+                self.cancel_answered.insert((told.tenant.clone(), told.cause.clone()));
                 if !cause.is_some_and(|cause| cause.kind.is_request()) {
                     self.violation(format!("{key:?}: a refusal of what nobody asked: {}", told.cause));
                 }
             }
-            // a raised severity, a new plan and a reopening start a new SLA, whose deadline may be that of the old one
-            "incident_report.updated" | "incident_report.reopened" => self.alarms.retain(|(of, _, _)| of != key),
+            "incident_report.updated" => {
+                self.count("updated");
+                self.new_sla(key);
+                let known = self.report(key).updated_at;
+                let newer = cause.filter(|cause| cause.kind == Kind::Updated && known < Some(cause.at)).map(|cause| cause.at);
+                self.report(key).updated_at = newer.or(known);
+                if newer.is_none() {
+                    self.violation(format!("R18, R19: {key:?}: updated by {}, but the SOC has said something newer", told.cause));
+                }
+            }
+            "incident_report.reopened" => self.new_sla(key),
             // 15: what a timer has said it does not say again
             "on_call.paged" | "sla.warning" | "sla.breached" => {
                 self.count("paged or warned");
@@ -245,6 +290,11 @@ impl Story {
         }
     }
 
+    /// A raised severity, a new plan and a reopening start a new SLA, whose deadline may be that of the old one.
+    fn new_sla(&mut self, key: &Key) {
+        self.alarms.retain(|(of, _, _)| of != key);
+    }
+
     fn report(&mut self, key: &Key) -> &mut Report {
         self.reports.entry(key.clone()).or_default()
     }
@@ -257,8 +307,10 @@ impl Story {
         if to == "sent" {
             report.told_phase = phase;
         }
-        if let Some(Facts { kind: Kind::Created, revision: Some(revision), .. }) = cause {
-            report.revision = *revision;
+        // what began with it, an attempt perhaps, is told as caused by it for long after
+        if let ("", Some(Facts { kind: Kind::Created, revision: Some(revision), at, agent, .. })) = (from, cause) {
+            (report.revision, report.agent) = (*revision, *agent);
+            (report.updated_at, report.status_updated_at) = (Some(*at), Some(*at));
         }
         if shut {
             self.shut.insert(key.clone());
@@ -287,8 +339,14 @@ impl Story {
                 self.violation(format!("1: {key:?} is resolved by {}", told.cause));
             }
         }
-        if why == "closed_upstream" && cause.is_none_or(|cause| cause.kind != Kind::ClosedUpstream) {
-            self.violation(format!("{key:?} is closed upstream by {}", told.cause));
+        if why == "closed_upstream" {
+            self.count("closed upstream");
+            let known = self.report(key).status_updated_at;
+            let newer = cause.filter(|cause| cause.kind == Kind::ClosedUpstream && known < Some(cause.at)).map(|cause| cause.at);
+            self.report(key).status_updated_at = newer.or(known);
+            if newer.is_none() {
+                self.violation(format!("R13, R19: {key:?} is closed upstream by {}", told.cause));
+            }
         }
     }
 
@@ -320,12 +378,12 @@ impl Story {
         let (attempt, waived, reason) =
             (told.data["attempt"].as_u64().unwrap_or(0), told.data["waived"] == true, told.text("reason").to_owned());
         let batch = self.batch;
-        let asked = self.cancel_asked.contains(&(key.0.clone(), key.1, id));
+        let asked = self.cancel_asked.contains(&(key.clone(), id));
+        let known = self.reports.get(key).and_then(|report| report.items.get(&(revision, id)));
+        let last_attempt = known.map_or_else(String::new, |item| named(&key.0, &item.attempt_id));
+        let cancelled_in = self.cancelled_in.get(&last_attempt).copied();
         if cause.is_some_and(|cause| cause.kind == Kind::Revised) {
-            self.alarms.retain(|(of, _, _)| of != key);
-        }
-        if matches!(to.as_str(), "delivered" | "outcome_unknown") {
-            self.fielded.insert((key.clone(), id));
+            self.new_sla(key);
         }
         if waived {
             self.waived.insert((key.clone(), id));
@@ -339,7 +397,8 @@ impl Story {
         let item = report.items.entry((revision, id)).or_default();
         let was = std::mem::replace(&mut item.state, to.clone());
         let was_plain = was.split(':').next().unwrap_or_default().to_owned();
-        let mut problems = Vec::new();
+        let (mut problems, mut answers) = (Vec::new(), false);
+        let in_the_field = matches!(was.as_str(), "delivered" | "outcome_unknown");
         if is_new {
             told.text("type").clone_into(&mut item.kind);
         }
@@ -404,8 +463,11 @@ impl Story {
             (was, "cancelled:requested") if was != to => {
                 // who lets go of a host gives up what was to isolate it
                 let released = kind == Some(Kind::Release) && cause.is_some_and(|cause| may_conclude(cause.role));
-                if !(asked || released || kind == Some(Kind::Cancel) && about_it && by_worker) {
-                    problems.push("T18: cancelled by nobody".to_owned());
+                let at_once = kind == Some(Kind::Cancel) && about_it && by_worker && !in_the_field;
+                let at_its_end = in_the_field && (asked || cancelled_in.is_some());
+                answers = at_once;
+                if !(at_once || at_its_end || released) {
+                    problems.push("T18, T19: cancelled by nobody".to_owned());
                 }
             }
             (_, "cancelled:rejected") => {
@@ -447,9 +509,21 @@ impl Story {
         }
         if let Some(attempt) = began {
             self.count("attempts");
-            if attempt.is_empty() || !self.attempts.insert(format!("{} {attempt}", key.0)) {
+            let attempt = named(&key.0, &attempt);
+            if attempt.ends_with(' ') || !self.attempts.insert(attempt.clone()) {
                 problems.push(format!("5: attempt {attempt:?} begins twice"));
             }
+            self.begun.push((key.clone(), (revision, id), attempt));
+        }
+        // 4: the other way to another attempt leads through a row that `leads` does not know
+        if in_the_field && (to == "retry_wait" || to == "failed" && TRANSIENT.contains(&reason.as_str())) {
+            if cancelled_in == Some(true) {
+                problems.push(format!("4, T19: not given up after a cancel, for {reason}"));
+            }
+            self.tried_again.insert(last_attempt);
+        }
+        if answers {
+            self.cancel_answered.insert((key.0.clone(), told.cause.clone()));
         }
         for problem in problems {
             self.violation(format!("{problem} ({} report {} item {revision}/{id}, {was} -> {to}, by {})", key.0, key.1, told.cause));
@@ -472,12 +546,57 @@ impl Story {
                 self.violation(what);
             }
         }
+        for (tenant, agent) in std::mem::take(&mut self.removed) {
+            let left = |report: &Report| {
+                let under_way = ["queued", "held", "delivered", "retry_wait", "reboot_pending", "outcome_unknown"];
+                let open = |item: &Item| item.is_task() && under_way.contains(&item.state.as_str());
+                report.is_open() && report.agent == Some(agent) && report.items.values().any(open)
+            };
+            let left: Vec<u64> =
+                self.reports.iter().filter(|((of, _), report)| *of == tenant && left(report)).map(|((_, id), _)| *id).collect();
+            if !left.is_empty() {
+                self.violation(format!("R12: {tenant} agent {agent} is removed, but tasks of {left:?} wait for it"));
+            }
+        }
         self.decision.clear();
+    }
+
+    /// 4, T19: nothing is told of a cancel that finds its task delivered, so what was delivered in the batch just ended
+    /// says which attempt it was; of more than one, nobody knows. False if there was none that it could have found.
+    fn cancel_takes_hold(&mut self, facts: &Facts, key: &Key) -> bool {
+        if self.cancel_answered.contains(&(facts.tenant.to_owned(), facts.id.clone())) {
+            return true;
+        }
+        let start = self.before.get(key).map_or_else(|| self.reports.get(key), Option::as_ref);
+        // an item of an old plan is not asked about
+        let current = start.map_or(0, |start| start.revision);
+        let is_it = |(revision, id): &Numbers| *revision >= current && Some(*id) == facts.item;
+        let items = start.into_iter().flat_map(|start| &start.items);
+        let delivered = items.filter(|(numbers, item)| is_it(numbers) && item.state == "delivered");
+        let since = self.begun.iter().filter(|(of, numbers, _)| of == key && is_it(numbers)).map(|(_, _, attempt)| attempt.clone());
+        let found: BTreeSet<String> = delivered.map(|(_, item)| named(&key.0, &item.attempt_id)).chain(since).collect();
+        let surely = found.len() == 1;
+        for attempt in &found {
+            *self.cancelled_in.entry(attempt.clone()).or_default() |= surely;
+            if surely && self.tried_again.contains(attempt) {
+                self.violation(format!("4, T19: attempt {attempt} was not given up after the cancel {}", facts.id));
+            }
+        }
+        if surely {
+            self.count("cancelled in the field");
+        }
+        !found.is_empty()
     }
 
     /// Whether an event that was decided in the batch just ended should have had an effect that it has not had.
     pub fn ignored(&mut self, facts: &Facts, answered: bool) -> Option<String> {
+        if facts.kind == Kind::AgentRemoved {
+            let key = (facts.tenant.to_owned(), facts.agent?);
+            let there = self.presence.get(&key).is_some_and(|presence| presence != "removed") && !self.away.contains(&key);
+            return there.then(|| "A4: ignored:".to_owned());
+        }
         let key = (facts.tenant.to_owned(), facts.report?);
+        let takes_hold = facts.kind == Kind::Cancel && may_work(facts.role) && self.cancel_takes_hold(facts, &key);
         let end = self.reports.get(&key);
         if facts.kind == Kind::Created && end.is_none() {
             return Some("lost:".to_owned());
@@ -497,12 +616,12 @@ impl Story {
         let item = |report: &Report, check: &dyn Fn(&Item) -> bool| {
             facts.item.is_some_and(|id| report.items.iter().any(|((_, of), item)| *of == id && check(item)))
         };
-        let in_the_field = |report: &Report| item(report, &|item| matches!(item.state.as_str(), "delivered" | "outcome_unknown"));
         let waived = |report: &Report| item(report, &|item| item.waived);
         let passed = |set: &BTreeSet<(Key, u64)>| facts.item.is_some_and(|id| set.contains(&(key.clone(), id)));
         let wrong = match facts.kind {
             Kind::Resolve | Kind::Dismiss | Kind::Reopen | Kind::Retry => !answered,
-            Kind::Cancel => !answered && !start.is_some_and(in_the_field) && !passed(&self.fielded),
+            Kind::Cancel if !may_work(facts.role) => !answered,
+            Kind::Cancel => !takes_hold,
             Kind::Waive => !answered && !start.is_some_and(waived) && !passed(&self.waived),
             Kind::Approved | Kind::Rejected if !may_work(facts.role) => !answered,
             Kind::Approved | Kind::Rejected if answered => false,
@@ -521,9 +640,11 @@ impl Story {
             }
             Kind::Comment | Kind::DismissedBySoc => !answered && stays_open,
             Kind::Revised => stays_open && stays(&|report| facts.revision == Some(report.revision + 1)),
+            // R19: an older one is not applied
+            Kind::Updated => stays_open && end.updated_at < Some(facts.at),
+            Kind::ClosedUpstream => stays_open && end.status_updated_at < Some(facts.at),
+            // the judge looks for what an organization has set in its row; a survey is known by its agent's
             Kind::Created
-            | Kind::Updated
-            | Kind::ClosedUpstream
             | Kind::Completed
             | Kind::Uncompleted
             | Kind::Isolate
@@ -545,6 +666,13 @@ impl Story {
             .collect()
     }
 
+    /// The tasks whose attempts these are: tenant, report and number.
+    pub fn delivered(&self) -> Vec<(String, u64, u64)> {
+        let items = self.reports.iter().flat_map(|(key, report)| report.items.iter().map(move |(numbers, item)| (key, numbers, item)));
+        let delivered = items.filter(|(_, _, item)| item.state == "delivered");
+        delivered.map(|((tenant, report), (_, id), _)| (tenant.clone(), *report, *id)).collect()
+    }
+
     /// Tasks that somebody or something still has to move on by itself.
     pub fn under_way(&self) -> Vec<String> {
         let waits = |state: &str| matches!(state, "queued" | "held" | "retry_wait" | "delivered" | "outcome_unknown");
@@ -557,6 +685,15 @@ impl Story {
         found
     }
 }
+
+/// What tells an attempt from those of all tenants.
+fn named(tenant: &str, attempt: &str) -> String {
+    format!("{tenant} {attempt}")
+}
+
+/// Reasons for which a task is tried again: T9 and T13.
+const TRANSIENT: [&str; 7] =
+    ["file_in_use", "profile_not_loaded", "agent_busy", "timeout", "network", "agent_restarted", "outcome_unknown"];
 
 /// The T table, written down once more from lifecycle.md.
 fn leads(from: &str, to: &str) -> bool {

@@ -393,7 +393,7 @@ impl World {
     async fn step(&mut self, step: u64) {
         match self.dice.between(0, 999) {
             0..840 => {
-                let facts = self.people.act(self.scene.now());
+                let facts = self.somebody_acts();
                 if facts.kind != Kind::Survey && self.dice.permille(40) {
                     self.scene.lock().fault("event delayed");
                     let number = self.scene.lock().judge.sent(facts);
@@ -460,6 +460,19 @@ impl World {
                 self.scene.lock().stall(lane, until);
             }
         }
+    }
+
+    /// A task is with its agent for seconds: who cancels at random would hardly ever find it there.
+    fn somebody_acts(&mut self) -> Facts {
+        let now = self.scene.now();
+        let delivered = self.scene.lock().judge.story.delivered();
+        if !delivered.is_empty() && self.dice.permille(300) {
+            let (tenant, report, item) = self.dice.pick(&delivered);
+            if let Some(facts) = self.people.take_back(tenant, *report, *item, now) {
+                return facts;
+            }
+        }
+        self.people.act(now)
     }
 
     /// A drain in order (SIGTERM); it may be cut short by a crash, or end by a storage error.
