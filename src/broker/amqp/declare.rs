@@ -13,6 +13,8 @@ use super::connection::{AmqpError, Connection, call};
 use super::settings::TimeOuts;
 use crate::broker::topology::{Argument, Arguments, Destination, Exchange, ExchangeKind, Queue, Topology};
 
+/// A refusal that is not told is asked for again, so often.
+const TIMES_UNTOLD: usize = 5;
 /// A broker that does not block answers a question about rights within milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -131,21 +133,31 @@ async fn try_to_publish(connection: &Connection, exchange: &str, routing_key: &s
         "" => "the default exchange (for dead letters)".to_owned(),
         name => format!("exchange {name}"),
     };
-    // closed with the connection, which soon follows
-    let channel = connection.lasting_channel().await?;
     let time_outs = TimeOuts { call: ANSWER_WITHIN, ..*connection.time_outs() };
     let doing = format!("asking whether we may publish to {object}");
-    let asked = async {
-        channel.tx_select().await?;
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        channel.basic_publish(exchange.into(), routing_key.into(), options, b"", properties).await?;
-        channel.tx_rollback().await
-    };
-    let Err(error) = call(doing, &time_outs, asked).await else { return Ok(None) };
-    match channel_refusal(&error) {
-        Some((403, detail)) => Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),
-        Some(_) | None => Err(error),
+    let mut untold = 0;
+    loop {
+        // closed with the connection, which soon follows
+        let channel = connection.lasting_channel().await?;
+        let asked = async {
+            channel.tx_select().await?;
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            channel.basic_publish(exchange.into(), routing_key.into(), options, b"", properties).await?;
+            channel.tx_rollback().await
+        };
+        let Err(error) = call(doing.as_str(), &time_outs, asked).await else { return Ok(None) };
+        match channel_refusal(&error) {
+            Some((403, detail)) => return Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),
+            // the refusal came before the last question was asked, and lapin then does not say what it was
+            None if untold < TIMES_UNTOLD && is_closed_channel(&error) => untold += 1,
+            Some(_) | None => return Err(error),
+        }
     }
+}
+
+/// The channel was closed when something was asked on it.
+fn is_closed_channel(error: &AmqpError) -> bool {
+    matches!(error, AmqpError::Failed { source, .. } if matches!(source.kind(), lapin::ErrorKind::InvalidChannelState(..)))
 }
 
 /// What has a name at the broker.
