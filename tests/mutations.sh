@@ -3,8 +3,9 @@
 #
 #   tests/mutations.sh [MUT01 …]
 #
-# 1. Builds the suites below once, with the features `crash-points,mutations` and a little optimised: in one build that
-#    nothing but this check compiles. What is tested otherwise knows of no mutation.
+# 1. Builds the suites below once, with the feature `mutations` and a little optimised: in one build that nothing but this
+#    check compiles. What is tested otherwise knows of no mutation. The other features are those of the tests, so that the
+#    dependencies are built once.
 # 2. Runs them as they are. They have to pass; the simulation plays $SIM_SEEDS seeds here (4,000).
 # 3. Runs them with each defect, cheapest first, until one fails: that one has caught it. A suite that does not end has
 #    caught nothing: it may be the machine that is slow.
@@ -38,7 +39,7 @@ build() {
     done
     # a profile of its own would build every dependency again; these are optimised as they are
     CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_INCREMENTAL=0 CARGO_TERM_COLOR=never \
-        cargo test --no-run --features crash-points,mutations "${locked[@]}" "${arguments[@]}" >"$scratch/build" 2>&1 ||
+        cargo test --no-run --features crash-points,otlp,mutations "${locked[@]}" "${arguments[@]}" >"$scratch/build" 2>&1 ||
         { cat "$scratch/build" >&2; exit 1; }
     for suite in "${SUITES[@]}"; do
         name=${suite%% *}
