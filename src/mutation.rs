@@ -56,6 +56,7 @@ defects! {
     ParkedLost: "8", "a start does not take up what was parked";
     JournalNotReplayed: "8", "an open does not read the journal again";
     JournalRemovedEarly: "8", "a file of the journal is removed before its checkpoint is durable";
+    OvertakenIsDone: "2", "what has overtaken a refused message is not sent again behind it";
     OneLineForAll: "19", "a tenant waits behind everything that another has sent before";
 }
 

@@ -43,6 +43,7 @@ conformance!(
     every_message_gets_its_own_verdict,
     status_without_a_consumer_is_kept,
     publishing_goes_on_after_losses,
+    what_names_an_epoch_does_not_outlive_it,
     stopping_lets_settle_what_is_out,
     a_second_link_waits_for_the_first,
 );
@@ -272,6 +273,23 @@ async fn publishing_goes_on_after_losses(place: &impl Place) {
     let mut seen = place.contents(&topology.dead_letters(), 151).await;
     seen.dedup();
     assert!(seen.iter().copied().eq(0..seen.len()), "{seen:?}");
+    link.close().await;
+}
+
+async fn what_names_an_epoch_does_not_outlive_it(place: &impl Place) {
+    let topology = place.topology().clone();
+    let link = place.link(1).await;
+    let connected = ready(&link, 0).await;
+    let old = link.publishing_epoch();
+    within("a verdict", link.publish_in(Some(old), dead_letter(&topology, 0))).await.expect("confirmed");
+    place.cut().await;
+    ready(&link, connected).await;
+    let verdict = within("a verdict", link.publish_in(Some(old), dead_letter(&topology, 1))).await;
+    assert!(matches!(verdict, Err(PublishError::Lost(_))), "{verdict:?}");
+    // the epoch ends when what was under way in it has its answer, not before
+    within("a confirm", async { while link.publish_in(Some(link.publishing_epoch()), dead_letter(&topology, 2)).await.is_err() {} }).await;
+    assert!(link.publishing_epoch() > old);
+    assert_eq!(place.contents(&topology.dead_letters(), 2).await, [0, 2]);
     link.close().await;
 }
 

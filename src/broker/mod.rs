@@ -8,7 +8,8 @@
 //!    when its connection ended is delivered again, later, with `redelivered` set.
 //! 2. A [`Token`] belongs to a connection epoch; settling one of an earlier epoch does nothing.
 //! 3. [`Link::publish`] returns `Ok` only when the broker has confirmed the message *and* has not returned
-//!    it as unroutable. Messages published by one task, one after the other, arrive in that order.
+//!    it as unroutable. Messages published by one task, one after the other, arrive in that order; across a lost
+//!    connection those that name one epoch do, since none of them goes out on the next connection.
 //! 4. A lost connection is not the caller's business: `next` waits, `publish` answers
 //!    [`PublishError::Lost`] for what was in flight and waits for the next connection otherwise.
 //! 5. Not more than the prefetch of unsettled deliveries per lane are handed out at a time.
@@ -130,7 +131,20 @@ pub trait Link: Send + Sync + 'static {
 
     /// Publishes persistently with `mandatory` and waits for the confirm. The order of messages is the order
     /// in which the calls were first polled.
-    fn publish(&self, message: impl Into<Arc<Message>> + Send) -> impl Future<Output = Result<(), PublishError>> + Send;
+    fn publish(&self, message: impl Into<Arc<Message>> + Send) -> impl Future<Output = Result<(), PublishError>> + Send {
+        self.publish_in(None, message)
+    }
+
+    /// The same, but on no later connection than that of `epoch`: after it the message is [`PublishError::Lost`].
+    fn publish_in(
+        &self,
+        epoch: Option<u64>,
+        message: impl Into<Arc<Message>> + Send,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// The epoch of publishing. It ends with each connection on which something may have been published, when all of that
+    /// has its answer.
+    fn publishing_epoch(&self) -> u64;
 
     /// Cancels the consumers: nothing new is handed out; unsettled deliveries can still be settled.
     fn stop_consuming(&self);

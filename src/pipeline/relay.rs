@@ -1,8 +1,9 @@
 //! The relay: from the outbox to the broker, in order. A row is done when its message is confirmed and was
 //! not returned; until then it is published again, identically. Never here: the store.
 //!
-//! Of one order key (a report, an agent) one message is under way at a time: when the broker refuses one,
-//! none behind it has overtaken it, and `sequence` arrives gapless.
+//! Of one order key (a report, an agent) a few messages are under way at a time, in the order of `sequence`. When the
+//! broker does not take one, those behind it may have overtaken it. They are held, and all come again after it, as in
+//! go-back-N: who takes what is next in sequence and passes over the rest gets everything, in order, without a gap.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const TOLD_AT_ONCE: usize = 64;
 const TOLD_WITHIN: Duration = Duration::from_millis(4);
 
+/// Messages of one order key under way at a time. A new report with its tasks, and the page for it, are about so many.
+const OF_A_KEY: u32 = 16;
+
 /// What wakes somebody.
 const PAGE: &str = "on_call.paged.";
 
@@ -56,24 +60,114 @@ struct Queue {
     lines: HashMap<Flow, VecDeque<Waiting>>,
     /// Lines with something in them, the next to be served first.
     round: VecDeque<Flow>,
-    /// Per key under way, what waits behind it.
-    behind: HashMap<Arc<str>, VecDeque<Numbered>>,
+    chains: HashMap<Arc<str>, Chain>,
 }
 
-/// A row in a line.
-struct Waiting {
+/// What stands in a line.
+enum Waiting {
+    Row(Numbered),
+    /// The first of those that wait behind others of this key.
+    Behind(Arc<str>),
+}
+
+/// A row on its way to the broker, with its place in its chain if it has an order key.
+struct Going {
     row: Numbered,
-    /// The one before it of its key has arrived.
-    may_go: bool,
+    place: Option<Place>,
+}
+
+/// Where a message stands among those of its key.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    index: u64,
+    /// The link's, in which it may be published.
+    epoch: u64,
+    /// None may be sent behind it before it has arrived.
+    alone: bool,
+}
+
+/// The messages of an order key that are under way or wait for those.
+#[derive(Default)]
+struct Chain {
+    /// The link's epoch of those that are under way: none goes out on a later connection before these have been looked at.
+    epoch: u64,
+    /// So many have been given a place.
+    placed: u64,
+    /// So many have arrived, as has each before them.
+    arrived: u64,
+    /// What has settled behind one that has not arrived, and whether it has arrived itself.
+    held: Vec<(u64, Numbered, bool)>,
+    /// The broker did not take one: until that has arrived, none goes beside it.
+    alone: bool,
+    behind: VecDeque<Numbered>,
+    /// [`Waiting::Behind`] stands in the line.
+    announced: bool,
+}
+
+impl Chain {
+    /// Whether one more may go now.
+    fn has_room(&self) -> bool {
+        let most = if self.alone { 1 } else { u64::from(OF_A_KEY) };
+        self.placed - self.arrived < most && self.held.iter().all(|(_, _, arrived)| *arrived)
+    }
+
+    fn place(&mut self, epoch: u64) -> Place {
+        if self.placed == self.arrived {
+            self.epoch = epoch;
+        }
+        self.placed += 1;
+        Place { index: self.placed - 1, epoch: self.epoch, alone: self.alone }
+    }
+
+    /// A message has arrived, or has not been taken. The numbers of those that are done come into `done`; given is how many
+    /// have to go again.
+    fn settled(&mut self, index: u64, row: Numbered, arrived: bool, done: &mut Vec<u64>) -> usize {
+        if arrived && index == self.arrived {
+            done.push(row.0);
+            (self.arrived, self.alone) = (index + 1, false);
+        } else {
+            self.held.push((index, row, arrived));
+        }
+        while let Some(next) = self.held.iter().position(|(index, _, arrived)| *arrived && *index == self.arrived) {
+            done.push(self.held.swap_remove(next).1.0);
+            self.arrived += 1;
+        }
+        if self.held.is_empty() || self.placed - self.arrived > self.held.len() as u64 {
+            return 0;
+        }
+        // all have settled, and the first was not taken: back to it
+        (self.placed, self.alone) = (self.arrived, true);
+        self.held.sort_unstable_by_key(|(index, ..)| std::cmp::Reverse(*index));
+        let before = self.behind.len();
+        for (_, row, arrived) in self.held.drain(..) {
+            if arrived && mutation::seeded(Defect::OvertakenIsDone) {
+                done.push(row.0);
+            } else {
+                self.behind.push_front(row);
+            }
+        }
+        self.behind.len() - before
+    }
+
+    /// Whether somebody has to see to it that the next one goes.
+    fn announce(&mut self) -> bool {
+        let now = !self.announced && !self.behind.is_empty() && self.has_room();
+        self.announced |= now;
+        now
+    }
+
+    fn is_over(&self) -> bool {
+        self.placed == self.arrived && self.behind.is_empty()
+    }
 }
 
 impl Queue {
     fn new(one_line: bool) -> Self {
-        Self { one_line, lines: HashMap::new(), round: VecDeque::new(), behind: HashMap::new() }
+        Self { one_line, lines: HashMap::new(), round: VecDeque::new(), chains: HashMap::new() }
     }
 
     fn push(&mut self, row: Numbered) {
-        self.line_of(row.1.order_key.as_deref()).push_back(Waiting { row, may_go: false });
+        self.line_of(row.1.order_key.as_deref()).push_back(Waiting::Row(row));
     }
 
     fn line_of(&mut self, key: Option<&str>) -> &mut VecDeque<Waiting> {
@@ -85,41 +179,68 @@ impl Queue {
         })
     }
 
-    fn next(&mut self) -> Option<Numbered> {
+    /// The next to be published, in the link's `epoch`.
+    fn next(&mut self, epoch: u64) -> Option<Going> {
         while let Some(flow) = self.round.pop_front() {
             let line = self.lines.get_mut(&flow)?;
-            let row = first_to_go(line, &mut self.behind);
+            let going = first_to_go(line, &mut self.chains, epoch);
             if line.is_empty() {
                 self.lines.remove(&flow);
             } else {
                 self.round.push_back(flow);
             }
-            if row.is_some() {
-                return row;
+            if going.is_some() {
+                return going;
             }
         }
         None
     }
 
-    /// A message has arrived: the next of its key is the first of its line.
-    fn done(&mut self, key: Option<&Arc<str>>) {
-        let Some(key) = key else { return };
-        match self.behind.get_mut(key).and_then(VecDeque::pop_front) {
-            Some(row) => self.line_of(Some(key)).push_front(Waiting { row, may_go: true }),
-            None => drop(self.behind.remove(key)),
+    /// As [`Chain::settled`]. What may go then is the first of its line.
+    fn settled(&mut self, Settled { row, place, arrived }: Settled, done: &mut Vec<u64>) -> usize {
+        let chain = row.1.order_key.clone().and_then(|key| Some((self.chains.get_mut(&key)?, key))).zip(place);
+        let Some(((chain, key), place)) = chain else {
+            done.push(row.0);
+            return 0;
+        };
+        let again = chain.settled(place.index, row, arrived, done);
+        if chain.is_over() {
+            self.chains.remove(&key);
+        } else if chain.announce() {
+            self.line_of(Some(&key)).push_front(Waiting::Behind(key));
         }
+        again
     }
 }
 
-/// Takes the first row of a line of whose key none is under way; those before it go behind theirs.
-fn first_to_go(line: &mut VecDeque<Waiting>, behind: &mut HashMap<Arc<str>, VecDeque<Numbered>>) -> Option<Numbered> {
-    while let Some(Waiting { row, may_go }) = line.pop_front() {
-        let Some(key) = row.1.order_key.as_ref().filter(|_| !may_go) else { return Some(row) };
-        match behind.get_mut(key) {
-            Some(waiting) => waiting.push_back(row),
-            None => {
-                behind.insert(Arc::clone(key), VecDeque::new());
-                return Some(row);
+/// Takes the first row of a line that may go; those before it go behind others of their key.
+fn first_to_go(line: &mut VecDeque<Waiting>, chains: &mut HashMap<Arc<str>, Chain>, epoch: u64) -> Option<Going> {
+    while let Some(waiting) = line.pop_front() {
+        match waiting {
+            Waiting::Behind(key) => {
+                let Some(chain) = chains.get_mut(&key) else { continue };
+                chain.announced = false;
+                if chain.has_room()
+                    && let Some(row) = chain.behind.pop_front()
+                {
+                    let place = Some(chain.place(epoch));
+                    if chain.announce() {
+                        line.push_front(Waiting::Behind(key));
+                    }
+                    return Some(Going { row, place });
+                }
+            }
+            Waiting::Row(row) => {
+                let Some(key) = &row.1.order_key else { return Some(Going { row, place: None }) };
+                if !chains.contains_key(key) {
+                    chains.insert(Arc::clone(key), Chain::default());
+                }
+                let chain = chains.get_mut(key)?;
+                if chain.behind.is_empty() && chain.has_room() {
+                    let place = Some(chain.place(epoch));
+                    return Some(Going { row, place });
+                }
+                chain.behind.push_back(row);
             }
         }
     }
@@ -147,10 +268,10 @@ pub(super) async fn relay<L: Link>(
     loop {
         while under_way.len() < window.max(1)
             && in_store < repeats.max(1)
-            && let Some(row) = queue.next()
+            && let Some(going) = queue.next(link.publishing_epoch())
         {
             in_store += 1;
-            under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), row));
+            under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), going));
         }
         let tells = under_way.is_empty() || done.len() >= TOLD_AT_ONCE || Instant::now() >= tell_by;
         tokio::select! {
@@ -162,12 +283,12 @@ pub(super) async fn relay<L: Link>(
                 None => return,
             },
             Some(outcome) = under_way.next(), if !under_way.is_empty() => match outcome {
-                Some((number, key)) => {
-                    queue.done(key.as_ref());
+                Some(settled) => {
                     if done.is_empty() {
                         tell_by = Instant::now() + TOLD_WITHIN;
                     }
-                    done.push(number);
+                    // what goes again will be counted again
+                    in_store -= queue.settled(settled, &mut done);
                 }
                 None => return,
             },
@@ -180,38 +301,53 @@ pub(super) async fn relay<L: Link>(
     }
 }
 
-/// Publishes one row until it is confirmed; `None` when the link is closed.
-async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, (number, row): Numbered) -> Option<(u64, Option<Arc<str>>)> {
+/// What has become of a message.
+struct Settled {
+    row: Numbered,
+    place: Option<Place>,
+    arrived: bool,
+}
+
+/// Publishes one row until it is confirmed, or, with others of its key under way, until that is known; `None` when the link
+/// is closed.
+async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, place }: Going) -> Option<Settled> {
     let mut pause = FIRST_PAUSE;
-    let span = Sending::begin(&row.message);
-    let page = row.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
-    loop {
-        match link.publish(Arc::clone(&row.message)).await {
+    let span = Sending::begin(&row.1.message);
+    let number = row.0;
+    let page = row.1.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
+    let once = place.is_some_and(|place| !place.alone);
+    let epoch = place.filter(|_| once).map(|place| place.epoch);
+    let arrived = loop {
+        match link.publish_in(epoch, Arc::clone(&row.1.message)).await {
             Ok(()) => {
                 if let Some(page) = page {
                     counters.page.observe(Histogram::micros(page.elapsed()));
                 }
                 span.end();
                 crash::point(Point::Confirmed);
-                return Some((number, row.order_key));
+                break true;
             }
             Err(PublishError::Closed) => return None,
-            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => return Some((number, row.order_key)),
-            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => return Some((number, row.order_key)),
+            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => break true,
+            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => break true,
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
-                tracing::error!(number, kind = kind(&row), why, "a message cannot be sent at all and is given up");
-                return Some((number, row.order_key));
+                tracing::error!(number, kind = kind(&row.1), why, "a message cannot be sent at all and is given up");
+                break true;
             }
             // the link itself waits for its next connection
             Err(PublishError::Lost(why)) => tracing::debug!(number, why, "not confirmed, publishing again"),
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
-                tracing::warn!(number, kind = kind(&row), error = %refused, "the broker did not take a message, publishing again");
+                tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
-    }
+        if once {
+            break false;
+        }
+    };
+    Some(Settled { row, place, arrived })
 }
 
 /// What may be said of a message in the log: its type, and not whose it is.
@@ -238,6 +374,8 @@ mod tests {
         assert_eq!(kind(&row("remedyd.dead-letters", None)), "dead letter");
     }
 
+    const A: Option<&str> = Some("5.4:a");
+
     fn row(number: u64, key: Option<&str>) -> Numbered {
         (number, OutboxRow { message: Arc::default(), order_key: key.map(Arc::from) })
     }
@@ -248,34 +386,85 @@ mod tests {
         queue
     }
 
-    fn numbers(queue: &mut Queue) -> Vec<u64> {
-        std::iter::from_fn(|| queue.next()).map(|(number, _)| number).collect()
+    /// What may go now.
+    fn going(queue: &mut Queue) -> Vec<Going> {
+        std::iter::from_fn(|| queue.next(1)).collect()
+    }
+
+    fn numbers(waiting: &[Going]) -> Vec<u64> {
+        waiting.iter().map(|going| going.row.0).collect()
+    }
+
+    /// Settles message `number` of those under way; gives what is done.
+    fn settle(queue: &mut Queue, under_way: &mut Vec<Going>, number: u64, arrived: bool) -> Vec<u64> {
+        let index = under_way.iter().position(|going| going.row.0 == number).unwrap();
+        let Going { row, place } = under_way.remove(index);
+        let mut done = Vec::new();
+        queue.settled(Settled { row, place, arrived }, &mut done);
+        done
     }
 
     #[test]
-    fn one_of_a_key_is_under_way_and_the_next_is_the_first_to_go() {
-        let mut queue = queue(true, &[(1, Some("5.4:a")), (2, Some("5.4:a")), (3, Some("5.4:b")), (4, Some("5.4:a")), (5, None)]);
-        assert_eq!(numbers(&mut queue), [1, 3, 5]);
-        queue.done(Some(&"5.4:a".into()));
-        assert_eq!(numbers(&mut queue), [2]);
-        queue.done(Some(&"5.4:a".into()));
-        assert_eq!(numbers(&mut queue), [4]);
+    fn of_a_key_a_few_are_under_way_in_order() {
+        let most = u64::from(OF_A_KEY);
+        let rows: Vec<_> = (1..=most + 2).map(|number| (number, A)).chain([(90, Some("5.4:b")), (91, None)]).collect();
+        let mut queue = queue(true, &rows);
+        let mut under_way = going(&mut queue);
+        assert_eq!(numbers(&under_way), (1..=most).chain([90, 91]).collect::<Vec<_>>());
+        // what has arrived out of order waits for those before it
+        assert_eq!(settle(&mut queue, &mut under_way, 2, true), [0; 0]);
+        assert_eq!(numbers(&going(&mut queue)), [0; 0]);
+        assert_eq!(settle(&mut queue, &mut under_way, 1, true), [1, 2]);
+        under_way.extend(going(&mut queue));
+        assert_eq!(numbers(&under_way)[under_way.len() - 2..], [most + 1, most + 2]);
+        for number in (3..=most + 2).chain([90, 91]) {
+            assert_eq!(settle(&mut queue, &mut under_way, number, true), [number]);
+        }
+        assert!(queue.chains.is_empty() && queue.lines.is_empty());
+    }
+
+    #[test]
+    fn what_has_overtaken_one_that_was_not_taken_goes_again_after_it() {
+        let mut queue = queue(false, &[(1, A), (2, A), (3, A), (4, A)]);
+        let mut under_way = going(&mut queue);
+        assert_eq!(settle(&mut queue, &mut under_way, 1, true), [1]);
+        assert_eq!(settle(&mut queue, &mut under_way, 2, false), [0; 0]);
+        queue.push(row(5, A));
+        assert_eq!(settle(&mut queue, &mut under_way, 4, true), [0; 0]);
+        // nothing goes as long as one is under way, and then the first alone
+        assert_eq!(numbers(&going(&mut queue)), [0; 0]);
+        assert_eq!(settle(&mut queue, &mut under_way, 3, true), [0; 0]);
+        under_way = going(&mut queue);
+        assert_eq!(numbers(&under_way), [2]);
+        assert!(under_way[0].place.unwrap().alone);
+        assert_eq!(settle(&mut queue, &mut under_way, 2, true), [2]);
+        under_way = going(&mut queue);
+        assert_eq!(numbers(&under_way), [3, 4, 5]);
+        for number in [3, 4, 5] {
+            assert_eq!(settle(&mut queue, &mut under_way, number, true), [number]);
+        }
+        assert!(queue.chains.is_empty());
     }
 
     #[test]
     fn tenants_take_turns_and_dead_letters_are_one_of_them() {
         let many = (1..=4).map(|number| (number, Some(["5.4:a", "5.4:b", "5.4:c", "5.4:d"][number as usize - 1])));
         let rows: Vec<_> = many.chain([(5, None), (6, None), (7, Some("6.4:a")), (8, Some("6.4:b"))]).collect();
-        assert_eq!(numbers(&mut queue(false, &rows)), [1, 5, 7, 2, 6, 8, 3, 4]);
-        assert_eq!(numbers(&mut queue(true, &rows)), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(numbers(&going(&mut queue(false, &rows))), [1, 5, 7, 2, 6, 8, 3, 4]);
+        assert_eq!(numbers(&going(&mut queue(true, &rows))), [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
     fn what_was_behind_a_key_waits_for_its_tenants_turn() {
-        let mut queue = queue(false, &[(1, Some("5.4:a")), (2, Some("5.4:a"))]);
-        assert_eq!(numbers(&mut queue), [1]);
+        let mut queue = queue(false, &[(1, A), (2, A)]);
+        let mut under_way = going(&mut queue);
+        settle(&mut queue, &mut under_way, 1, false);
+        settle(&mut queue, &mut under_way, 2, true);
         queue.push(row(3, Some("6.4:a")));
-        queue.done(Some(&"5.4:a".into()));
-        assert_eq!(numbers(&mut queue), [3, 2]);
+        let mut under_way = going(&mut queue);
+        assert_eq!(numbers(&under_way), [1, 3]);
+        queue.push(row(4, Some("6.4:a")));
+        settle(&mut queue, &mut under_way, 1, true);
+        assert_eq!(numbers(&going(&mut queue)), [4, 2]);
     }
 }

@@ -104,6 +104,8 @@ pub(super) struct Event<'a, D> {
     tenantid: &'a str,
     #[schemars(extend("const" = "1"))]
     schemaversion: &'static str,
+    /// From 1, without a gap, for each subject of a tenant. Take what is next and pass over the rest: what comes before its
+    /// turn, because the broker has refused one before it, comes again in its turn.
     sequence: Shown<u64>,
     /// The id of the event that caused it.
     causationid: &'a str,

@@ -156,17 +156,20 @@ impl State {
         if self.dice.permille(weather.nack) {
             self.fault("publish nacked");
             self.note(format_args!("nacked {name}"));
+            self.judge.not_taken(message);
             return (Err(PublishError::Nacked), Duration::from_millis(self.dice.between(0, 20)));
         }
         if self.dice.permille(weather.give_back) {
             self.fault("publish returned");
             self.note(format_args!("returned {name}"));
+            self.judge.not_taken(message);
             return (Err(PublishError::Returned("312 NO_ROUTE".into())), Duration::from_millis(self.dice.between(0, 20)));
         }
         let lost = || Err(PublishError::Lost("no confirm in time".into()));
         if self.dice.permille(weather.lose) {
             self.fault("publish lost");
             self.note(format_args!("lost {name}"));
+            self.judge.not_taken(message);
             return (lost(), CONFIRM_TIMEOUT);
         }
         self.note(format_args!("arrived {name}"));
@@ -215,7 +218,7 @@ impl Link for ModelLink {
         state.changed.notify_waiters();
     }
 
-    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+    async fn publish_in(&self, only_in: Option<u64>, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
         let (life, message) = (self.life, message.into());
         let sent = self.scene.wait(|state| {
             if state.life != life {
@@ -223,6 +226,9 @@ impl Link for ModelLink {
             }
             if !state.broker.connected || state.broker.blocked {
                 return Look::Not;
+            }
+            if only_in.is_some_and(|only_in| only_in != state.broker.epoch) {
+                return Look::Is(Some((Err(PublishError::Lost("it has ended".into())), Instant::now(), state.broker.epoch)));
             }
             if !state.step(life) {
                 return Look::Is(None);
@@ -248,6 +254,10 @@ impl Link for ModelLink {
                 Look::Is(answer.clone())
             })
             .await
+    }
+
+    fn publishing_epoch(&self) -> u64 {
+        self.scene.lock().broker.epoch
     }
 
     fn stop_consuming(&self) {

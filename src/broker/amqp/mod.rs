@@ -27,6 +27,7 @@ mod standing;
 mod supervisor;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,7 @@ pub struct AmqpLink {
     surveys: Mutex<mpsc::Receiver<Delivery>>,
     intake: Arc<Intake>,
     jobs: mpsc::Sender<Job>,
+    publishing_epoch: Arc<AtomicU64>,
     standing: Arc<Standing>,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -82,12 +84,28 @@ impl AmqpLink {
             closing: closing.clone(),
             outlets: Some(Outlets { reports: reports_in, surveys: surveys_in }),
         };
-        let publishing = Publishing { settings: settings.clone(), standing: standing.clone(), closing: closing.clone(), jobs };
+        let publishing_epoch = Arc::new(AtomicU64::new(1));
+        let publishing = Publishing {
+            settings: settings.clone(),
+            standing: standing.clone(),
+            epoch: publishing_epoch.clone(),
+            closing: closing.clone(),
+            jobs,
+        };
         // what they log is about the partition that connects
         tasks.spawn(supervisor::supervise(consuming, settings.clone(), closing.clone(), seed).in_current_span());
         tasks.spawn(supervisor::supervise(publishing, settings, closing.clone(), seed ^ PUBLISHER_SEED).in_current_span());
         tasks.close();
-        Ok(Self { reports: Mutex::new(reports), surveys: Mutex::new(surveys), intake, jobs: jobs_in, standing, closing, tasks })
+        Ok(Self {
+            reports: Mutex::new(reports),
+            surveys: Mutex::new(surveys),
+            intake,
+            jobs: jobs_in,
+            publishing_epoch,
+            standing,
+            closing,
+            tasks,
+        })
     }
 }
 
@@ -114,17 +132,21 @@ impl Link for AmqpLink {
         }
     }
 
-    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+    async fn publish_in(&self, epoch: Option<u64>, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
         if self.closing.is_cancelled() {
             return Err(PublishError::Closed);
         }
         let (answer, verdict) = oneshot::channel();
-        let job = Job { message: message.into(), answer };
+        let job = Job { message: message.into(), epoch, answer };
         // Turns are given in the order of asking. Unconstrained, because a task that asks for many at once would
         // otherwise run out of its budget at the 128th, which would then be put off behind all the others.
         let asking = tokio::task::unconstrained(self.jobs.send(job));
         asking.await.map_err(|_| PublishError::Closed)?;
         verdict.await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    fn publishing_epoch(&self) -> u64 {
+        self.publishing_epoch.load(Ordering::Acquire)
     }
 
     fn stop_consuming(&self) {

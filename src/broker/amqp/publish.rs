@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -39,12 +40,16 @@ const TURN: usize = 64;
 /// A message and who waits for its end.
 pub struct Job {
     pub message: Arc<Message>,
+    /// The only one in which it may be published.
+    pub epoch: Option<u64>,
     pub answer: oneshot::Sender<Result<(), PublishError>>,
 }
 
 pub struct Publishing {
     pub settings: AmqpSettings,
     pub standing: Arc<Standing>,
+    /// [`crate::broker::Link::publishing_epoch`].
+    pub epoch: Arc<AtomicU64>,
     pub closing: CancellationToken,
     pub jobs: mpsc::Receiver<Job>,
 }
@@ -63,10 +68,11 @@ impl Session for Publishing {
             call("asking for publisher confirms", connection.time_outs(), selecting).await?;
         }
         self.standing.publishing();
-        let mut window = Window::new(channel);
+        let mut window = Window::new(channel, self.epoch.load(Ordering::Acquire));
         let worked = self.work(&mut window, events).await;
         if let Err(error) = &worked {
             window.lose(&error.chain());
+            self.epoch.fetch_add(1, Ordering::Release);
         }
         worked
     }
@@ -158,6 +164,7 @@ type Confirmed = (u64, lapin::Result<Confirmation>);
 /// What is in flight on one channel.
 struct Window {
     channel: Channel,
+    epoch: u64,
     /// Counts messages, in the order in which they were handed to the channel.
     next: u64,
     flights: BTreeMap<u64, Flight>,
@@ -174,8 +181,8 @@ struct Flight {
 }
 
 impl Window {
-    fn new(channel: Channel) -> Self {
-        Self { channel, next: 0, flights: BTreeMap::new(), publications: FuturesUnordered::new() }
+    fn new(channel: Channel, epoch: u64) -> Self {
+        Self { channel, epoch, next: 0, flights: BTreeMap::new(), publications: FuturesUnordered::new() }
     }
 
     fn len(&self) -> usize {
@@ -200,8 +207,13 @@ impl Window {
 
     /// Hands a message to the channel. Its frames are queued there, in order, when this returns.
     async fn start(&mut self, job: Job) {
-        let Job { message, answer } = job;
+        let Job { message, epoch, answer } = job;
         if answer.is_closed() {
+            return;
+        }
+        if epoch.is_some_and(|epoch| epoch != self.epoch) {
+            // The asker may have gone since.
+            let _ = answer.send(Err(PublishError::Lost("the connection it was for has ended".to_owned())));
             return;
         }
         let outgoing = match message::outgoing(&message) {

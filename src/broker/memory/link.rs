@@ -72,7 +72,7 @@ impl Link for MemoryLink {
         self.shared.changed.notify_waiters();
     }
 
-    async fn publish(&self, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+    async fn publish_in(&self, only_in: Option<u64>, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
         let (index, message) = (self.index, message.into());
         let look = |state: &mut State| {
             let link = &state.links[index];
@@ -83,6 +83,9 @@ impl Link for MemoryLink {
                 return None;
             }
             let epoch = link.epoch;
+            if only_in.is_some_and(|only_in| only_in != epoch) {
+                return Some(Outcome::Done(Err(PublishError::Lost("the connection it was for has ended".to_owned()))));
+            }
             let faults = &mut state.faults;
             if faults.nack > 0 {
                 faults.nack -= 1;
@@ -118,6 +121,10 @@ impl Link for MemoryLink {
                 self.shared.wait(look).await
             }
         }
+    }
+
+    fn publishing_epoch(&self) -> u64 {
+        self.shared.lock().links[self.index].epoch
     }
 
     fn stop_consuming(&self) {
