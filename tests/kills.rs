@@ -387,8 +387,8 @@ async fn broker_kills() {
         run.load.broker_is_there(true);
         service.line_with(&["connected again"]).await;
         // a node that has just started may leave one call without an answer, which is given up after 10 s; the pause
-        // before the next connection is about half of the outage
-        let most = Duration::from_secs(10) + outage / 2;
+        // before the next connection is about half of the outage; the rest is for a machine that does other things
+        let most = Duration::from_secs(15) + outage / 2;
         assert!(back.elapsed() < most, "reconnected {:?} after an outage of {outage:?}", back.elapsed());
         slowest = slowest.max(back.elapsed());
         run.load.hears(50).await;
