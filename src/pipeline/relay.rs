@@ -338,7 +338,12 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
             // the link itself waits for its next connection
             Err(PublishError::Lost(why)) => tracing::debug!(number, why, "not confirmed, publishing again"),
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
-                tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
+                // with others beside it this is the first try of many: who has to know hears of the next
+                if once {
+                    tracing::debug!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message");
+                } else {
+                    tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
