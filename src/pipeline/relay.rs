@@ -80,10 +80,8 @@ struct Going {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     index: u64,
-    /// The link's, in which it may be published.
-    epoch: u64,
-    /// None may be sent behind it before it has arrived.
-    alone: bool,
+    /// The link's, in which it may be published, once; without one it is published until it has arrived, and none goes beside it.
+    epoch: Option<u64>,
 }
 
 /// The messages of an order key that are under way or wait for those.
@@ -116,7 +114,7 @@ impl Chain {
             self.epoch = epoch;
         }
         self.placed += 1;
-        Place { index: self.placed - 1, epoch: self.epoch, alone: self.alone }
+        Place { index: self.placed - 1, epoch: (!self.alone).then_some(self.epoch) }
     }
 
     /// A message has arrived, or has not been taken. The numbers of those that are done come into `done`; given is how many
@@ -232,10 +230,7 @@ fn first_to_go(line: &mut VecDeque<Waiting>, chains: &mut HashMap<Arc<str>, Chai
             }
             Waiting::Row(row) => {
                 let Some(key) = &row.1.order_key else { return Some(Going { row, place: None }) };
-                if !chains.contains_key(key) {
-                    chains.insert(Arc::clone(key), Chain::default());
-                }
-                let chain = chains.get_mut(key)?;
+                let chain = chains.entry(Arc::clone(key)).or_default();
                 if chain.behind.is_empty() && chain.has_room() {
                     let place = Some(chain.place(epoch));
                     return Some(Going { row, place });
@@ -315,8 +310,7 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
     let span = Sending::begin(&row.1.message);
     let number = row.0;
     let page = row.1.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
-    let once = place.is_some_and(|place| !place.alone);
-    let epoch = place.filter(|_| once).map(|place| place.epoch);
+    let epoch = place.and_then(|place| place.epoch);
     let arrived = loop {
         match link.publish_in(epoch, Arc::clone(&row.1.message)).await {
             Ok(()) => {
@@ -339,7 +333,7 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
             Err(PublishError::Lost(why)) => tracing::debug!(number, why, "not confirmed, publishing again"),
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
                 // with others beside it this is the first try of many: who has to know hears of the next
-                if once {
+                if epoch.is_some() {
                     tracing::debug!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message");
                 } else {
                     tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
@@ -348,7 +342,7 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
-        if once {
+        if epoch.is_some() {
             break false;
         }
     };
@@ -441,7 +435,7 @@ mod tests {
         assert_eq!(settle(&mut queue, &mut under_way, 3, true), [0; 0]);
         under_way = going(&mut queue);
         assert_eq!(numbers(&under_way), [2]);
-        assert!(under_way[0].place.unwrap().alone);
+        assert!(under_way[0].place.unwrap().epoch.is_none());
         assert_eq!(settle(&mut queue, &mut under_way, 2, true), [2]);
         under_way = going(&mut queue);
         assert_eq!(numbers(&under_way), [3, 4, 5]);

@@ -27,7 +27,6 @@ mod standing;
 mod supervisor;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +51,6 @@ pub struct AmqpLink {
     surveys: Mutex<mpsc::Receiver<Delivery>>,
     intake: Arc<Intake>,
     jobs: mpsc::Sender<Job>,
-    publishing_epoch: Arc<AtomicU64>,
     standing: Arc<Standing>,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -84,28 +82,12 @@ impl AmqpLink {
             closing: closing.clone(),
             outlets: Some(Outlets { reports: reports_in, surveys: surveys_in }),
         };
-        let publishing_epoch = Arc::new(AtomicU64::new(1));
-        let publishing = Publishing {
-            settings: settings.clone(),
-            standing: standing.clone(),
-            epoch: publishing_epoch.clone(),
-            closing: closing.clone(),
-            jobs,
-        };
+        let publishing = Publishing { settings: settings.clone(), standing: standing.clone(), closing: closing.clone(), jobs };
         // what they log is about the partition that connects
         tasks.spawn(supervisor::supervise(consuming, settings.clone(), closing.clone(), seed).in_current_span());
         tasks.spawn(supervisor::supervise(publishing, settings, closing.clone(), seed ^ PUBLISHER_SEED).in_current_span());
         tasks.close();
-        Ok(Self {
-            reports: Mutex::new(reports),
-            surveys: Mutex::new(surveys),
-            intake,
-            jobs: jobs_in,
-            publishing_epoch,
-            standing,
-            closing,
-            tasks,
-        })
+        Ok(Self { reports: Mutex::new(reports), surveys: Mutex::new(surveys), intake, jobs: jobs_in, standing, closing, tasks })
     }
 }
 
@@ -146,7 +128,7 @@ impl Link for AmqpLink {
     }
 
     fn publishing_epoch(&self) -> u64 {
-        self.publishing_epoch.load(Ordering::Acquire)
+        self.standing.publishing_epoch()
     }
 
     fn stop_consuming(&self) {

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -48,8 +47,6 @@ pub struct Job {
 pub struct Publishing {
     pub settings: AmqpSettings,
     pub standing: Arc<Standing>,
-    /// [`crate::broker::Link::publishing_epoch`].
-    pub epoch: Arc<AtomicU64>,
     pub closing: CancellationToken,
     pub jobs: mpsc::Receiver<Job>,
 }
@@ -68,15 +65,15 @@ impl Session for Publishing {
             call("asking for publisher confirms", connection.time_outs(), selecting).await?;
         }
         self.standing.publishing();
-        let mut window = Window::new(channel, self.epoch.load(Ordering::Acquire));
+        let mut window = Window::new(channel, self.standing.publishing_epoch());
         let worked = self.work(&mut window, events).await;
         if let Err(error) = &worked {
             window.lose(&error.chain());
-            self.epoch.fetch_add(1, Ordering::Release);
         }
         worked
     }
 
+    /// All that was in flight has its answer.
     fn ended(&mut self) -> Duration {
         self.standing.not_publishing()
     }

@@ -2,6 +2,7 @@
 //!
 //! Never here: a decision; this is what the rest of the process sees of the link.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use crate::broker::LinkState;
 
 pub struct Standing {
     inner: Mutex<Inner>,
+    /// Asked for with every message.
+    publishing_epoch: AtomicU64,
     state: watch::Sender<LinkState>,
 }
 
@@ -24,7 +27,7 @@ struct Inner {
 
 impl Standing {
     pub fn new() -> Self {
-        Self { inner: Mutex::default(), state: watch::Sender::new(LinkState::Connecting) }
+        Self { inner: Mutex::default(), publishing_epoch: AtomicU64::new(1), state: watch::Sender::new(LinkState::Connecting) }
     }
 
     pub fn state(&self) -> watch::Receiver<LinkState> {
@@ -53,8 +56,14 @@ impl Standing {
         });
     }
 
-    /// Returns how long publishing had been possible.
+    /// [`crate::broker::Link::publishing_epoch`].
+    pub fn publishing_epoch(&self) -> u64 {
+        self.publishing_epoch.load(Ordering::Acquire)
+    }
+
+    /// Ends the epoch of publishing; returns how long publishing had been possible.
     pub fn not_publishing(&self) -> Duration {
+        self.publishing_epoch.fetch_add(1, Ordering::Release);
         self.change(|inner| inner.publishing.take()).map_or(Duration::ZERO, |(since, _)| since.elapsed())
     }
 
