@@ -173,6 +173,7 @@ impl Stage {
     /// Leaves nothing for the next phase.
     async fn end(&mut self) -> anyhow::Result<()> {
         self.bar.set_message("settling");
+        self.rig.take_dead_letters(true);
         if self.relays {
             self.rig.world.forget_steps();
             self.rig.drained().await

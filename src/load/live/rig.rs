@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures_util::stream::StreamExt as _;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ExchangeDeleteOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -43,6 +44,8 @@ const GAUGE_EVERY: Duration = Duration::from_millis(50);
 pub const WATER: std::ops::RangeInclusive<u64> = 500..=6_000;
 /// Published messages taken at a time, under one lock of the books.
 const CHUNK: usize = 256;
+/// Dead letters on their way to us.
+const LETTERS_AT_A_TIME: u16 = 1_000;
 /// Without any progress for this long, whatever is awaited is not coming.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -72,6 +75,7 @@ pub struct Rig {
     control: Connection,
     tasks: Vec<JoinHandle<anyhow::Result<()>>>,
     markers: u32,
+    taking_letters: watch::Sender<bool>,
 }
 
 /// Where, and under which names.
@@ -93,13 +97,22 @@ impl Rig {
         declare_audit(&control, &site.topology).await?;
         let books = Arc::new(Mutex::new(Books::new(run)));
         let mut tasks = Vec::new();
-        for (queue, source) in [(audit_queue(&site.topology), Source::Status), (site.topology.dead_letters(), Source::DeadLetters)] {
+        let taking_letters = watch::Sender::new(true);
+        for (queue, source) in [
+            (audit_queue(&site.topology), Source::Status),
+            (site.topology.dead_letters(), Source::DeadLetters { taken: taking_letters.subscribe() }),
+        ] {
             let channel = control.lasting_channel().await.map_err(whole)?;
             // nothing is kept back by acks: the listener is no part of what is measured
-            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            let no_ack = matches!(source, Source::Status);
+            if !no_ack {
+                let qos = channel.basic_qos(LETTERS_AT_A_TIME, BasicQosOptions::default());
+                call("setting the prefetch", control.time_outs(), qos).await.map_err(whole)?;
+            }
+            let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
             let consuming = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
             let consumer = call(format!("consuming {queue}"), control.time_outs(), consuming).await.map_err(whole)?;
-            tasks.push(tokio::spawn(listen(consumer, source, Arc::clone(&books), clock)));
+            tasks.push(tokio::spawn(listen(consumer, channel, source, Arc::clone(&books), clock)));
         }
         let confirmed = Arc::new(AtomicU64::new(0));
         let producer = Producer::open(&site.endpoint, "load producer", site.topology.events(), Arc::clone(&confirmed)).await?;
@@ -118,7 +131,7 @@ impl Rig {
         };
         tasks.push(tokio::spawn(gauging.run()));
         let (endpoint, topology) = (site.endpoint.clone(), site.topology.clone());
-        Ok(Self { world, books, clock, endpoint, topology, producer, gauge, readings, control, tasks, markers: 0 })
+        Ok(Self { world, books, clock, endpoint, topology, producer, gauge, readings, control, tasks, markers: 0, taking_letters })
     }
 
     pub fn now_us(&self) -> u64 {
@@ -177,6 +190,11 @@ impl Rig {
         let confirmed = self.producer.confirmed();
         let producer = Producer::open(&self.endpoint, "load malformed", self.topology.events(), confirmed).await?;
         Ok(Flood { producer, books: Arc::clone(&self.books), clock: self.clock, organization })
+    }
+
+    /// Whether dead letters are taken as they come. Nobody reads those of a flood while it lasts: they wait in their queue.
+    pub fn take_dead_letters(&self, now: bool) {
+        self.taking_letters.send_replace(now);
     }
 
     /// Sends events as fast as they are taken.
@@ -373,23 +391,42 @@ async fn remove(connection: &Connection, topology: &Topology) -> anyhow::Result<
     Ok(())
 }
 
-#[derive(Clone, Copy)]
 enum Source {
     Status,
-    DeadLetters,
+    /// Acknowledged, and so at most [`LETTERS_AT_A_TIME`] come while they are not `taken`.
+    DeadLetters {
+        taken: watch::Receiver<bool>,
+    },
 }
 
-async fn listen(consumer: lapin::Consumer, source: Source, books: Arc<Mutex<Books>>, clock: Stopwatch) -> anyhow::Result<()> {
+async fn listen(
+    consumer: lapin::Consumer,
+    channel: Channel,
+    mut source: Source,
+    books: Arc<Mutex<Books>>,
+    clock: Stopwatch,
+) -> anyhow::Result<()> {
     let mut chunks = consumer.ready_chunks(CHUNK);
     while let Some(chunk) = chunks.next().await {
         let now_us = micros(clock);
-        let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-        for delivery in chunk {
-            let body = delivery.context("listening")?.data;
-            match source {
-                Source::Status if !body.starts_with(MARKER.as_bytes()) => books.published(&body, now_us),
-                Source::Status | Source::DeadLetters => books.dead_lettered(&body),
+        let mut last = 0;
+        {
+            let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
+            for delivery in chunk {
+                let delivery = delivery.context("listening")?;
+                last = delivery.delivery_tag;
+                match source {
+                    Source::Status if !delivery.data.starts_with(MARKER.as_bytes()) => books.published(&delivery.data, now_us),
+                    Source::Status | Source::DeadLetters { .. } => books.dead_lettered(&delivery.data),
+                }
             }
+        }
+        if let Source::DeadLetters { taken } = &mut source {
+            // without the rig nobody listens any more
+            if taken.wait_for(|taken| *taken).await.is_err() {
+                return Ok(());
+            }
+            channel.basic_ack(last, BasicAckOptions { multiple: true }).await.context("taking dead letters")?;
         }
     }
     bail!("the broker has ended a consumer of the load run")

@@ -248,6 +248,7 @@ async fn beside_malformed(plan: &Plan, stage: &mut Stage, asked_per_s: f64, resu
     let load_per_s = plan.per_s.unwrap_or(results.events_per_s.unwrap_or(0.0) * MODEST_SHARE);
     let alone = stage.pace("beside nothing malformed", load_per_s, plan.seconds).await?;
     let flood = stage.rig.flood(u64::from(plan.mix.tenants) + 1).await?;
+    stage.rig.take_dead_letters(false);
     // a task of its own, so that neither makes the other late; it ends with the set
     let mut flooding = JoinSet::from_iter([flood.run(asked_per_s, plan.seconds)]);
     let beside = stage.pace("beside malformed messages", load_per_s, plan.seconds).await?;
