@@ -126,7 +126,8 @@ pub trait Link: Send + Sync + 'static {
     /// Cancel-safe. One task per lane.
     fn next(&self, lane: Lane) -> impl Future<Output = Option<Delivery>> + Send;
 
-    /// Settles a delivery. Returns at once; the frame follows in the background.
+    /// Settles a delivery. Returns at once; the frame follows in the background, that of an ack perhaps only when older
+    /// deliveries are settled too, and at the latest when the link is closed.
     fn settle(&self, token: Token, how: Settlement);
 
     /// Publishes persistently with `mandatory` and waits for the confirm. The order of messages is the order

@@ -118,7 +118,7 @@ impl Session for Consuming {
         }
         let time_outs = TimeOuts { call: connection.time_outs().close, ..*connection.time_outs() };
         for (lane, channel) in &channels {
-            write(&time_outs, channel, self.intake.ledger(*lane).take()).await?;
+            write(&time_outs, channel, self.intake.ledger(*lane).take_all()).await?;
         }
         Ok(())
     }

@@ -4,6 +4,10 @@
 //!
 //! Invariant: a settlement leaves [`Ledger::take`] at most once, and only in the epoch of its delivery. An
 //! unknown tag would make the broker close the channel, and everything unsettled with it.
+//!
+//! Deliveries are decided tenant by tenant, so acks come out of order. To a quorum queue each ack frame is an entry in its
+//! log, however many messages it acknowledges: what is acked behind a delivery that is not is held until one frame can
+//! take them all. Held acks occupy the prefetch, so there are only so many of them; after a crash they are redelivered.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,8 +23,11 @@ pub enum Frame {
     Requeue(u64),
 }
 
-#[derive(Default)]
-pub struct Ledger(Mutex<Inner>);
+pub struct Ledger {
+    /// Acks held at most.
+    hold: usize,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -28,11 +35,19 @@ struct Inner {
     epoch: u64,
     /// By tag, which is the order of arrival.
     outstanding: BTreeMap<u64, Option<Settlement>>,
-    /// Tags settled since the last [`Ledger::take`], in the order of the calls.
-    settled: Vec<u64>,
+    /// How many of those are acked.
+    acked: usize,
+    /// Tags to be requeued, in the order of the calls.
+    requeued: Vec<u64>,
 }
 
 impl Ledger {
+    /// Of a lane that may have `prefetch` deliveries out. At most three quarters of them are acks that are held: what is
+    /// left is what tenants take turns among.
+    pub fn new(prefetch: u16) -> Self {
+        Self { hold: usize::from(prefetch) * 3 / 4, inner: Mutex::default() }
+    }
+
     /// A new connection: whatever the old one had out is forgotten.
     pub fn begin(&self, epoch: u64) {
         *self.lock() = Inner { epoch, ..Inner::default() };
@@ -57,19 +72,27 @@ impl Ledger {
         if inner.epoch != epoch {
             return false;
         }
-        match inner.outstanding.get_mut(&tag) {
-            Some(settlement @ None) => {
-                *settlement = Some(how);
-                inner.settled.push(tag);
-                true
-            }
-            Some(Some(_)) | None => false,
+        let inner = &mut *inner;
+        let Some(settlement @ None) = inner.outstanding.get_mut(&tag) else { return false };
+        *settlement = Some(how);
+        match how {
+            Settlement::Ack => inner.acked += 1,
+            Settlement::Requeue => inner.requeued.push(tag),
         }
+        true
     }
 
-    /// The frames that settle everything settled since the last time. Acks without a gap from the oldest
-    /// delivery on become one frame.
+    /// The frames for what has been settled, but for acks that are held.
     pub fn take(&self) -> Vec<Frame> {
+        self.take_holding(self.hold)
+    }
+
+    /// The frames for everything that has been settled, at the end of a connection.
+    pub fn take_all(&self) -> Vec<Frame> {
+        self.take_holding(0)
+    }
+
+    fn take_holding(&self, hold: usize) -> Vec<Frame> {
         let inner = &mut *self.lock();
         let mut frames = Vec::new();
         let mut up_to = None;
@@ -78,23 +101,28 @@ impl Ledger {
                 break;
             }
             up_to = Some(*oldest.key());
+            inner.acked -= 1;
             oldest.remove();
         }
         frames.extend(up_to.map(Frame::AckUpTo));
-        for tag in inner.settled.drain(..) {
-            match inner.outstanding.remove(&tag) {
-                Some(Some(Settlement::Ack)) => frames.push(Frame::Ack(tag)),
-                Some(Some(Settlement::Requeue)) => frames.push(Frame::Requeue(tag)),
-                // In `up_to` already; a tag is in `settled` only once it is settled.
-                Some(None) | None => {}
-            }
+        for tag in inner.requeued.drain(..) {
+            inner.outstanding.remove(&tag);
+            frames.push(Frame::Requeue(tag));
+        }
+        // the youngest would be the last for whom the oldest delivery makes way
+        let acked = inner.outstanding.iter().rev().filter(|(_, settlement)| settlement.is_some());
+        let released: Vec<u64> = acked.map(|(tag, _)| *tag).take(inner.acked.saturating_sub(hold)).collect();
+        for tag in released.into_iter().rev() {
+            inner.outstanding.remove(&tag);
+            inner.acked -= 1;
+            frames.push(Frame::Ack(tag));
         }
         frames
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every method leaves the ledger whole at each point where it could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,13 +131,19 @@ mod tests {
     use super::*;
     use Settlement::{Ack, Requeue};
 
-    fn check(arrived: u64, settled: &[(u64, Settlement)], frames: &[Frame]) {
-        let ledger = Ledger::default();
+    fn ledger(prefetch: u16, arrived: u64, settled: &[(u64, Settlement)]) -> Ledger {
+        let ledger = Ledger::new(prefetch);
         ledger.begin(1);
         (1..=arrived).for_each(|tag| ledger.note(tag));
         for (tag, how) in settled {
             ledger.settle(1, *tag, *how);
         }
+        ledger
+    }
+
+    /// Of a ledger that holds nothing.
+    fn check(arrived: u64, settled: &[(u64, Settlement)], frames: &[Frame]) {
+        let ledger = ledger(1, arrived, settled);
         assert_eq!(ledger.take(), frames, "{settled:?}");
         assert_eq!(ledger.take(), [], "{settled:?}: taken twice");
     }
@@ -129,9 +163,40 @@ mod tests {
     }
 
     #[test]
+    fn acks_behind_a_delivery_that_is_open_are_held_until_one_frame_takes_them_all() {
+        let ledger = ledger(4, 4, &[(2, Ack), (4, Ack)]);
+        assert_eq!(ledger.take(), []);
+        ledger.settle(1, 1, Ack);
+        assert_eq!(ledger.take(), [Frame::AckUpTo(2)]);
+        ledger.settle(1, 3, Ack);
+        assert_eq!(ledger.take(), [Frame::AckUpTo(4)]);
+        assert_eq!(ledger.take_all(), []);
+    }
+
+    #[test]
+    fn of_acks_that_are_held_the_youngest_are_released_beyond_three_quarters_of_the_prefetch() {
+        let ledger = ledger(4, 7, &[(2, Ack), (6, Ack), (4, Ack)]);
+        assert_eq!(ledger.take(), []);
+        ledger.settle(1, 3, Ack);
+        ledger.settle(1, 5, Ack);
+        assert_eq!(ledger.take(), [Frame::Ack(5), Frame::Ack(6)]);
+        ledger.settle(1, 1, Ack);
+        assert_eq!(ledger.take(), [Frame::AckUpTo(4)]);
+        ledger.settle(1, 7, Ack);
+        assert_eq!(ledger.take(), [Frame::AckUpTo(7)]);
+    }
+
+    #[test]
+    fn at_the_end_nothing_is_held_and_what_is_requeued_never_is() {
+        let ledger = ledger(8, 4, &[(2, Ack), (3, Requeue), (4, Ack)]);
+        assert_eq!(ledger.take(), [Frame::Requeue(3)]);
+        assert_eq!(ledger.take_all(), [Frame::Ack(2), Frame::Ack(4)]);
+    }
+
+    #[test]
     fn unknown_and_stale_tags_settle_nothing() {
         check(1, &[(2, Ack)], &[]);
-        let ledger = Ledger::default();
+        let ledger = Ledger::new(1);
         ledger.begin(1);
         ledger.note(1);
         ledger.begin(2);

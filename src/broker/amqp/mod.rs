@@ -66,8 +66,8 @@ impl AmqpLink {
         // As many again as are in flight, so that the publisher never waits for its next message.
         let (jobs_in, jobs) = mpsc::channel(settings.publish_window);
         let intake = Arc::new(Intake {
-            reports: Ledger::default(),
-            surveys: Ledger::default(),
+            reports: Ledger::new(settings.prefetch.reports),
+            surveys: Ledger::new(settings.prefetch.surveys),
             settled: Notify::new(),
             stopping: CancellationToken::new(),
         });
