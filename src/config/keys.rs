@@ -98,7 +98,7 @@ pub const TLS_KEY_FILE: Key = Key {
 };
 pub const PREFETCH_REPORTS: Key = Key {
     path: "amqp.prefetch_reports",
-    kind: Kind::Number { default: 1_024, min: 1, max: 2_000, unit: "messages" },
+    kind: Kind::Number { default: 2_000, min: 1, max: 2_000, unit: "messages" },
     about: &[
         "Reports and decisions handed out and not yet settled: among these tenants take turns, the broker keeps one",
         "order for all. All may sit in memory at 256 KiB each: 2000 are 500 MiB for each partition at the worst.",
