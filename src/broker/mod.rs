@@ -130,6 +130,9 @@ pub trait Link: Send + Sync + 'static {
     /// deliveries are settled too, and at the latest when the link is closed.
     fn settle(&self, token: Token, how: Settlement);
 
+    /// Whether acks of a lane may wait for older deliveries, as at first they may. Those that wait occupy the prefetch.
+    fn hold_acks(&self, _lane: Lane, _may: bool) {}
+
     /// Publishes persistently with `mandatory` and waits for the confirm. The order of messages is the order
     /// in which the calls were first polled.
     fn publish(&self, message: impl Into<Arc<Message>> + Send) -> impl Future<Output = Result<(), PublishError>> + Send {

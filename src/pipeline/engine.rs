@@ -50,6 +50,9 @@ const IDLE_BEFORE_REMOVAL: Duration = Duration::from_millis(50);
 /// Without a survey for this long on a link that is up, none was waiting.
 const NO_BACKLOG: Duration = Duration::from_secs(5);
 
+/// How long acks are not held after one tenant had far more waiting than the others.
+const ONE_SIDED_FOR: Duration = Duration::from_secs(1);
+
 /// Events decided before the loop looks at commits, confirms and timers again: half a millisecond.
 const EVENTS_A_TURN: usize = 64;
 
@@ -107,6 +110,8 @@ struct Engine<S, L> {
     quiesce: Vec<oneshot::Sender<()>>,
     /// Virtual time on its way, held up by attempts that have to be run first.
     passing: Option<Passing>,
+    /// When one tenant had far more waiting than the others, for each lane.
+    one_sided_at: [Option<Instant>; 2],
     /// There until the surveys that were waiting at the start have been taken (A2, A3).
     backlog: Option<Backlog>,
 }
@@ -151,6 +156,7 @@ pub(super) async fn run<S: Store, L: Link>(
         spans: Default::default(),
         quiesce: Vec::new(),
         passing: None,
+        one_sided_at: [None; 2],
         backlog: None,
     };
     if !engine.partition.is_virtual() {
@@ -352,6 +358,7 @@ impl<S: Store, L: Link> Engine<S, L> {
             self.tell_relay(ToRelay::Removed(sealed.removed_rows)).await;
         }
         let followers = std::mem::take(&mut sealed.followers);
+        self.hold_acks();
         for token in followers.acks {
             self.wiring.link.settle(token, Settlement::Ack);
             self.spans.end(token);
@@ -367,6 +374,18 @@ impl<S: Store, L: Link> Engine<S, L> {
             crash::point(Point::IntentSynced);
             self.partition.run_attempt(tenant, key, order);
             crash::point(Point::Dispatched);
+        }
+    }
+
+    /// Not while what is handed out next may be of those who have nothing waiting beside one who has much. That shows only
+    /// now and then, so it is kept in mind.
+    fn hold_acks(&mut self) {
+        for (lane, one_sided_at) in [Lane::Reports, Lane::Surveys].into_iter().zip(&mut self.one_sided_at) {
+            if self.waiting.is_one_sided(lane) {
+                *one_sided_at = Some(Instant::now());
+            }
+            let may = one_sided_at.is_none_or(|at| at.elapsed() > ONE_SIDED_FOR);
+            self.wiring.link.hold_acks(lane, may);
         }
     }
 

@@ -22,6 +22,11 @@ const EACH: usize = 512;
 /// While there are reports, each so manieth event is a survey, so that no flood of reports makes hosts look silent.
 const SURVEY_EVERY: u32 = 8;
 
+/// A line is far longer than the others when it has more than one of so many that wait, or is so many times as long as
+/// a line is on average.
+const LARGE_PART: usize = 4;
+const FAR_LONGER: usize = 8;
+
 /// Whose line an event waits in.
 type Flow = Option<TenantId>;
 
@@ -111,6 +116,16 @@ impl Waiting {
         Some(arrival)
     }
 
+    /// Whether one tenant has far more waiting than the others. They then depend on what is handed out next.
+    pub fn is_one_sided(&self, lane: Lane) -> bool {
+        let RoundRobin { lines, len, .. } = match lane {
+            Lane::Reports => &self.reports,
+            Lane::Surveys => &self.surveys,
+        };
+        let longest = lines.values().map(|line| line.waiting.len()).max().unwrap_or(0);
+        longest * LARGE_PART > *len || longest * lines.len() > FAR_LONGER * len
+    }
+
     pub fn is_empty(&self) -> bool {
         self.reports.len == 0 && self.surveys.len == 0
     }
@@ -162,6 +177,20 @@ mod tests {
             assert!((10..=20).contains(&tags.len()), "tenant {tenant}: {} of 150", tags.len());
             assert!(tags.is_sorted(), "tenant {tenant}: {tags:?}");
         }
+    }
+
+    #[test]
+    fn one_tenant_with_far_more_than_the_others_makes_it_one_sided() {
+        let one_sided = |of_one: u64, others: u64, of_each: u64| {
+            let mut waiting = Waiting::new(false);
+            (0..of_one).for_each(|tag| waiting.push(arrival(Lane::Reports, 1, tag, 0), false));
+            (0..others).for_each(|n| (0..of_each).for_each(|tag| waiting.push(arrival(Lane::Reports, 2 + n, tag, 0), false)));
+            assert!(!waiting.is_one_sided(Lane::Surveys));
+            waiting.is_one_sided(Lane::Reports)
+        };
+        assert!(!one_sided(0, 0, 0) && !one_sided(10, 9, 10) && !one_sided(30, 19, 10));
+        assert!(one_sided(30, 3, 20), "a third of all");
+        assert!(one_sided(30, 300, 2), "fifteen times as many as the others");
     }
 
     #[test]

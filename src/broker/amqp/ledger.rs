@@ -7,9 +7,12 @@
 //!
 //! Deliveries are decided tenant by tenant, so acks come out of order. To a quorum queue each ack frame is an entry in its
 //! log, however many messages it acknowledges: what is acked behind a delivery that is not is held until one frame can
-//! take them all. Held acks occupy the prefetch, so there are only so many of them; after a crash they are redelivered.
+//! take them all. Held acks occupy the prefetch, so there are only so many of them, and none when what could be handed
+//! out instead is wanted; after a crash they are redelivered.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::broker::Settlement;
@@ -24,8 +27,8 @@ pub enum Frame {
 }
 
 pub struct Ledger {
-    /// Acks held at most.
-    hold: usize,
+    prefetch: usize,
+    holds: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -42,10 +45,9 @@ struct Inner {
 }
 
 impl Ledger {
-    /// Of a lane that may have `prefetch` deliveries out. At most three quarters of them are acks that are held: what is
-    /// left is what tenants take turns among.
+    /// Of a lane that may have `prefetch` deliveries out.
     pub fn new(prefetch: u16) -> Self {
-        Self { hold: usize::from(prefetch) * 3 / 4, inner: Mutex::default() }
+        Self { prefetch: prefetch.into(), holds: AtomicBool::new(true), inner: Mutex::default() }
     }
 
     /// A new connection: whatever the old one had out is forgotten.
@@ -82,17 +84,25 @@ impl Ledger {
         true
     }
 
+    /// Whether acks are held from now on, where that keeps others from being handed out.
+    pub fn hold(&self, may: bool) {
+        self.holds.store(may, Relaxed);
+    }
+
     /// The frames for what has been settled, but for acks that are held.
     pub fn take(&self) -> Vec<Frame> {
-        self.take_holding(self.hold)
+        self.take_but(|inner| {
+            let crowded = inner.outstanding.len() > self.prefetch / 2;
+            if crowded && !self.holds.load(Relaxed) { 0 } else { self.prefetch * 3 / 4 }
+        })
     }
 
     /// The frames for everything that has been settled, at the end of a connection.
     pub fn take_all(&self) -> Vec<Frame> {
-        self.take_holding(0)
+        self.take_but(|_| 0)
     }
 
-    fn take_holding(&self, hold: usize) -> Vec<Frame> {
+    fn take_but(&self, most_held: impl FnOnce(&Inner) -> usize) -> Vec<Frame> {
         let inner = &mut *self.lock();
         let mut frames = Vec::new();
         let mut up_to = None;
@@ -109,9 +119,10 @@ impl Ledger {
             inner.outstanding.remove(&tag);
             frames.push(Frame::Requeue(tag));
         }
+        let most_held = most_held(inner);
         // the youngest would be the last for whom the oldest delivery makes way
         let acked = inner.outstanding.iter().rev().filter(|(_, settlement)| settlement.is_some());
-        let released: Vec<u64> = acked.map(|(tag, _)| *tag).take(inner.acked.saturating_sub(hold)).collect();
+        let released: Vec<u64> = acked.map(|(tag, _)| *tag).take(inner.acked.saturating_sub(most_held)).collect();
         for tag in released.into_iter().rev() {
             inner.outstanding.remove(&tag);
             inner.acked -= 1;
@@ -184,6 +195,16 @@ mod tests {
         assert_eq!(ledger.take(), [Frame::AckUpTo(4)]);
         ledger.settle(1, 7, Ack);
         assert_eq!(ledger.take(), [Frame::AckUpTo(7)]);
+    }
+
+    #[test]
+    fn where_others_are_wanted_none_is_held_in_their_place() {
+        let ledger = ledger(6, 3, &[(3, Ack)]);
+        ledger.hold(false);
+        assert_eq!(ledger.take(), [], "there is room for others");
+        ledger.note(4);
+        ledger.settle(1, 4, Ack);
+        assert_eq!(ledger.take(), [Frame::Ack(3), Frame::Ack(4)]);
     }
 
     #[test]

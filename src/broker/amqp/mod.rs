@@ -114,6 +114,10 @@ impl Link for AmqpLink {
         }
     }
 
+    fn hold_acks(&self, lane: Lane, may: bool) {
+        self.intake.ledger(lane).hold(may);
+    }
+
     async fn publish_in(&self, epoch: Option<u64>, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
         if self.closing.is_cancelled() {
             return Err(PublishError::Closed);
