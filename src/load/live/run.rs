@@ -35,8 +35,9 @@ const FAN_OUT_SECONDS: f64 = 5.0;
 /// Of the maximum, what is sent beside malformed messages, where no rate is given: so little that a decision waits for
 /// nothing but them.
 const MODEST_SHARE: f64 = 0.1;
-/// Reports of each tenant in the backlog; the noisy one has a hundred times as many.
-const BACKLOG_PER_TENANT: u32 = 5;
+/// Reports of each tenant in the backlog; the noisy one has a hundred times as many. So many that the beginning, served in the
+/// order of arrival until there is something to choose from, is a small part.
+const BACKLOG_PER_TENANT: u32 = 20;
 /// The service under load stops taking events when so many of its publications wait for their confirm. With its default
 /// of ten times as many, the first minute of a maximum would be spent in filling that.
 const OUTBOX_ROWS: &str = "10000";
