@@ -113,8 +113,8 @@ pub const PUBLISH_WINDOW: Key = Key {
     path: "amqp.publish_window",
     kind: Kind::Number { default: 1_000, min: 1, max: 10_000, unit: "messages" },
     about: &[
-        "Publications of a partition on their way without a confirm. A crash repeats at most this many;",
-        "a window of one is ten times slower.",
+        "Publications of a partition on their way without a confirm. A crash repeats at most this many, and some more where",
+        "the broker has refused some; a window of one is ten times slower.",
     ],
 };
 pub const PREFIX: Key = Key {

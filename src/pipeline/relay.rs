@@ -4,11 +4,14 @@
 //! Of one order key (a report, an agent) a few messages are under way at a time, in the order of `sequence`. When the
 //! broker does not take one, those behind it may have overtaken it. They are held, and all come again after it, as in
 //! go-back-N: who takes what is next in sequence and passes over the rest gets everything, in order, without a gap.
+//! What was refused rests before its next try, and takes no place meanwhile: a subscriber that is full is in nobody's way
+//! but that of the subjects it refuses.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -51,6 +54,9 @@ pub(super) enum ToRelay {
 
 /// Whose rows wait in one line: a tenant's, or all dead letters.
 type Flow = Option<TenantId>;
+
+/// A pause and then what it was for.
+type Rest = BoxFuture<'static, Settled>;
 
 /// The rows that wait, and which keys are under way. Tenants take turns, a message each: what one has waiting by the
 /// thousand is no more in the way of another's than a single message.
@@ -195,11 +201,15 @@ impl Queue {
     }
 
     /// As [`Chain::settled`]. What may go then is the first of its line.
-    fn settled(&mut self, Settled { row, place, arrived }: Settled, done: &mut Vec<u64>) -> usize {
+    fn settled(&mut self, Settled { row, place, arrived, .. }: Settled, done: &mut Vec<u64>) -> usize {
         let chain = row.1.order_key.clone().and_then(|key| Some((self.chains.get_mut(&key)?, key))).zip(place);
         let Some(((chain, key), place)) = chain else {
-            done.push(row.0);
-            return 0;
+            if arrived {
+                done.push(row.0);
+            } else {
+                self.line_of(None).push_front(Waiting::Row(row));
+            }
+            return usize::from(!arrived);
         };
         let again = chain.settled(place.index, row, arrived, done);
         if chain.is_over() {
@@ -257,15 +267,22 @@ pub(super) async fn relay<L: Link>(
 ) {
     let mut queue = Queue::new(window <= 1);
     let mut under_way = FuturesUnordered::new();
+    // what the broker did not take, between two tries, and how often it did not
+    let mut resting: FuturesUnordered<Rest> = FuturesUnordered::new();
+    let mut refusals: HashMap<u64, u32> = HashMap::new();
     let mut done: Vec<u64> = Vec::new();
     let mut in_store = 0;
     let mut tell_by = Instant::now();
     loop {
-        while under_way.len() < window.max(1)
+        // in the outbox's own order nothing goes past what rests
+        let taken = under_way.len() + if queue.one_line { resting.len() } else { 0 };
+        let room = window.max(1).saturating_sub(taken);
+        let mut started = 0;
+        while started < room
             && in_store < repeats.max(1)
             && let Some(going) = queue.next(link.publishing_epoch())
         {
-            in_store += 1;
+            (in_store, started) = (in_store + 1, started + 1);
             under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), going));
         }
         let tells = under_way.is_empty() || done.len() >= TOLD_AT_ONCE || Instant::now() >= tell_by;
@@ -277,20 +294,35 @@ pub(super) async fn relay<L: Link>(
                 Some(ToRelay::Removed(count)) => in_store -= count,
                 None => return,
             },
-            Some(outcome) = under_way.next(), if !under_way.is_empty() => match outcome {
+            permit = confirmed.reserve(), if !done.is_empty() && tells => match permit {
+                Ok(permit) => permit.send(std::mem::take(&mut done)),
+                Err(_) => return,
+            },
+            Some(outcome) = under_way.next() => match outcome {
+                // it takes no place while it rests: one tenant's may be refused for hours
+                Some(settled) if settled.refused => {
+                    in_store -= 1;
+                    let refused = refusals.entry(settled.row.0).or_insert(0);
+                    let rest = tokio::time::sleep(pause(*refused));
+                    resting.push(rest.map(move |()| Settled { refused: false, ..settled }).boxed());
+                    *refused += 1;
+                }
                 Some(settled) => {
                     if done.is_empty() {
                         tell_by = Instant::now() + TOLD_WITHIN;
+                    }
+                    if settled.arrived && !refusals.is_empty() {
+                        refusals.remove(&settled.row.0);
                     }
                     // what goes again will be counted again
                     in_store -= queue.settled(settled, &mut done);
                 }
                 None => return,
             },
-            permit = confirmed.reserve(), if !done.is_empty() && tells => match permit {
-                Ok(permit) => permit.send(std::mem::take(&mut done)),
-                Err(_) => return,
-            },
+            Some(rested) = resting.next() => {
+                in_store += 1;
+                in_store -= queue.settled(rested, &mut done);
+            }
             () = sleep_until(tell_by), if !done.is_empty() && !tells => {}
         }
     }
@@ -301,17 +333,22 @@ struct Settled {
     row: Numbered,
     place: Option<Place>,
     arrived: bool,
+    /// The broker did not take it: it rests before anything is made of that.
+    refused: bool,
 }
 
-/// Publishes one row until it is confirmed, or, with others of its key under way, until that is known; `None` when the link
-/// is closed.
+/// The pause after a message has been refused, so many times before.
+fn pause(refused: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << refused.min(20)).min(LONGEST_PAUSE)
+}
+
+/// Publishes one row, again after a lost connection unless others of its key are under way; `None` when the link is closed.
 async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, place }: Going) -> Option<Settled> {
-    let mut pause = FIRST_PAUSE;
     let span = Sending::begin(&row.1.message);
     let number = row.0;
     let page = row.1.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
     let epoch = place.and_then(|place| place.epoch);
-    let arrived = loop {
+    let (arrived, refused) = loop {
         match link.publish_in(epoch, Arc::clone(&row.1.message)).await {
             Ok(()) => {
                 if let Some(page) = page {
@@ -319,34 +356,35 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
                 }
                 span.end();
                 crash::point(Point::Confirmed);
-                break true;
+                break (true, false);
             }
             Err(PublishError::Closed) => return None,
-            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => break true,
-            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => break true,
+            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => break (true, false),
+            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => break (true, false),
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
                 tracing::error!(number, kind = kind(&row.1), why, "a message cannot be sent at all and is given up");
-                break true;
+                break (true, false);
             }
             // the link itself waits for its next connection
-            Err(PublishError::Lost(why)) => tracing::debug!(number, why, "not confirmed, publishing again"),
+            Err(PublishError::Lost(why)) => {
+                tracing::debug!(number, why, "not confirmed, publishing again");
+                if epoch.is_some() {
+                    break (false, false);
+                }
+            }
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
-                // with others beside it this is the first try of many: who has to know hears of the next
+                // others may have been beside it, all of them refused: who has to know hears of the next try
                 if epoch.is_some() {
                     tracing::debug!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message");
                 } else {
                     tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                break (false, true);
             }
         }
-        if epoch.is_some() {
-            break false;
-        }
     };
-    Some(Settled { row, place, arrived })
+    Some(Settled { row, place, arrived, refused })
 }
 
 /// What may be said of a message in the log: its type, and not whose it is.
@@ -399,7 +437,7 @@ mod tests {
         let index = under_way.iter().position(|going| going.row.0 == number).unwrap();
         let Going { row, place } = under_way.remove(index);
         let mut done = Vec::new();
-        queue.settled(Settled { row, place, arrived }, &mut done);
+        queue.settled(Settled { row, place, arrived, refused: false }, &mut done);
         done
     }
 
@@ -465,5 +503,55 @@ mod tests {
         queue.push(row(4, Some("6.4:a")));
         settle(&mut queue, &mut under_way, 1, true);
         assert_eq!(numbers(&going(&mut queue)), [4, 2]);
+    }
+
+    /// A broker that refuses whatever is of tenant 5.4, and all dead letters.
+    struct Refusing(tokio::sync::watch::Sender<crate::broker::LinkState>);
+
+    impl Link for Refusing {
+        async fn next(&self, _: crate::broker::Lane) -> Option<crate::broker::Delivery> {
+            std::future::pending().await
+        }
+        fn settle(&self, _: crate::broker::Token, _: crate::broker::Settlement) {}
+        async fn publish_in(&self, _: Option<u64>, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
+            if message.into().routing_key.ends_with("5.4") { Err(PublishError::Nacked) } else { Ok(()) }
+        }
+        fn publishing_epoch(&self) -> u64 {
+            1
+        }
+        fn stop_consuming(&self) {}
+        fn state(&self) -> tokio::sync::watch::Receiver<crate::broker::LinkState> {
+            self.0.subscribe()
+        }
+        async fn close(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_for_hours_is_in_nobodys_way() {
+        let link = Arc::new(Refusing(tokio::sync::watch::Sender::new(crate::broker::LinkState::Connecting)));
+        let (engine, words) = mpsc::channel(8);
+        let (confirmed, mut told) = mpsc::channel(8);
+        let relaying = tokio::spawn(relay(link, 8, 8, Arc::default(), words, confirmed));
+        let of = |number: u64, tenant: &str, key: Option<String>| {
+            let message = Message { routing_key: tenant.into(), ..Message::default() };
+            (number, OutboxRow { message: Arc::new(message), order_key: key.map(Arc::from) })
+        };
+        // far more subjects than places, and dead letters
+        let refused = (1..=100).map(|number| of(number, "5.4", Some(format!("5.4:{number}"))));
+        let letters = (101..=200).map(|number| of(number, "5.4", None));
+        engine.send(ToRelay::Rows(refused.chain(letters).collect())).await.expect("sent");
+        let for_an_hour = tokio::time::timeout(Duration::from_secs(3_600), told.recv());
+        assert!(for_an_hour.await.is_err(), "none of them is taken");
+        engine.send(ToRelay::Rows(vec![of(201, "6.4", Some("6.4:a".into()))])).await.expect("sent");
+        let told = tokio::time::timeout(Duration::from_secs(1), told.recv()).await;
+        assert_eq!(told.expect("within a second"), Some(vec![201]));
+        drop(engine);
+        relaying.await.expect("ends");
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        assert_eq!([0, 1, 2].map(pause), [100, 200, 400].map(Duration::from_millis));
+        assert_eq!([9, 60, u32::MAX].map(pause), [LONGEST_PAUSE; 3]);
     }
 }

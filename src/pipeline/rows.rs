@@ -71,7 +71,7 @@ enum StoredHeader<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
     pub message: Arc<Message>,
-    /// Messages of one key are published one after the other (`<tenant>:<subject>`).
+    /// Messages of one key arrive in the order of their rows (`<tenant>:<subject>`).
     pub order_key: Option<Arc<str>>,
 }
 

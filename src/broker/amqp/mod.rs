@@ -63,7 +63,8 @@ impl AmqpLink {
         settings.validate()?;
         let (reports_in, reports) = mpsc::channel(settings.prefetch.reports.into());
         let (surveys_in, surveys) = mpsc::channel(settings.prefetch.surveys.into());
-        // As many again as are in flight, so that the publisher never waits for its next message.
+        // As many again as are in flight, so that the publisher never waits for its next message, and no fewer than the relay
+        // has under way: beyond its capacity a channel no longer keeps the order of those who ask.
         let (jobs_in, jobs) = mpsc::channel(settings.publish_window);
         let intake = Arc::new(Intake {
             reports: Ledger::new(settings.prefetch.reports),
