@@ -201,7 +201,8 @@ impl Queue {
     }
 
     /// As [`Chain::settled`]. What may go then is the first of its line.
-    fn settled(&mut self, Settled { row, place, arrived, .. }: Settled, done: &mut Vec<u64>) -> usize {
+    fn settled(&mut self, Settled { row, place, fate }: Settled, done: &mut Vec<u64>) -> usize {
+        let arrived = fate == Fate::Arrived;
         let chain = row.1.order_key.clone().and_then(|key| Some((self.chains.get_mut(&key)?, key))).zip(place);
         let Some(((chain, key), place)) = chain else {
             if arrived {
@@ -275,14 +276,12 @@ pub(super) async fn relay<L: Link>(
     let mut tell_by = Instant::now();
     loop {
         // in the outbox's own order nothing goes past what rests
-        let taken = under_way.len() + if queue.one_line { resting.len() } else { 0 };
-        let room = window.max(1).saturating_sub(taken);
-        let mut started = 0;
-        while started < room
+        let in_the_way = if queue.one_line { resting.len() } else { 0 };
+        while under_way.len() + in_the_way < window.max(1)
             && in_store < repeats.max(1)
             && let Some(going) = queue.next(link.publishing_epoch())
         {
-            (in_store, started) = (in_store + 1, started + 1);
+            in_store += 1;
             under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), going));
         }
         let tells = under_way.is_empty() || done.len() >= TOLD_AT_ONCE || Instant::now() >= tell_by;
@@ -300,18 +299,18 @@ pub(super) async fn relay<L: Link>(
             },
             Some(outcome) = under_way.next() => match outcome {
                 // it takes no place while it rests: one tenant's may be refused for hours
-                Some(settled) if settled.refused => {
+                Some(settled) if settled.fate == Fate::Refused => {
                     in_store -= 1;
                     let refused = refusals.entry(settled.row.0).or_insert(0);
                     let rest = tokio::time::sleep(pause(*refused));
-                    resting.push(rest.map(move |()| Settled { refused: false, ..settled }).boxed());
+                    resting.push(rest.map(|()| settled).boxed());
                     *refused += 1;
                 }
                 Some(settled) => {
                     if done.is_empty() {
                         tell_by = Instant::now() + TOLD_WITHIN;
                     }
-                    if settled.arrived && !refusals.is_empty() {
+                    if settled.fate == Fate::Arrived {
                         refusals.remove(&settled.row.0);
                     }
                     // what goes again will be counted again
@@ -332,9 +331,17 @@ pub(super) async fn relay<L: Link>(
 struct Settled {
     row: Numbered,
     place: Option<Place>,
-    arrived: bool,
-    /// The broker did not take it: it rests before anything is made of that.
-    refused: bool,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Or given up: nothing waits for it any more.
+    Arrived,
+    /// Its connection ended before the confirm.
+    Lost,
+    /// It rests before it goes again.
+    Refused,
 }
 
 /// The pause after a message has been refused, so many times before.
@@ -348,7 +355,7 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
     let number = row.0;
     let page = row.1.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
     let epoch = place.and_then(|place| place.epoch);
-    let (arrived, refused) = loop {
+    let fate = loop {
         match link.publish_in(epoch, Arc::clone(&row.1.message)).await {
             Ok(()) => {
                 if let Some(page) = page {
@@ -356,21 +363,21 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
                 }
                 span.end();
                 crash::point(Point::Confirmed);
-                break (true, false);
+                break Fate::Arrived;
             }
             Err(PublishError::Closed) => return None,
-            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => break (true, false),
-            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => break (true, false),
+            Err(PublishError::Lost(_)) if mutation::seeded(Defect::LostIsConfirmed) => break Fate::Arrived,
+            Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => break Fate::Arrived,
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
                 tracing::error!(number, kind = kind(&row.1), why, "a message cannot be sent at all and is given up");
-                break (true, false);
+                break Fate::Arrived;
             }
             // the link itself waits for its next connection
             Err(PublishError::Lost(why)) => {
                 tracing::debug!(number, why, "not confirmed, publishing again");
                 if epoch.is_some() {
-                    break (false, false);
+                    break Fate::Lost;
                 }
             }
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
@@ -380,11 +387,11 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
                 } else {
                     tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
                 }
-                break (false, true);
+                break Fate::Refused;
             }
         }
     };
-    Some(Settled { row, place, arrived, refused })
+    Some(Settled { row, place, fate })
 }
 
 /// What may be said of a message in the log: its type, and not whose it is.
@@ -437,7 +444,8 @@ mod tests {
         let index = under_way.iter().position(|going| going.row.0 == number).unwrap();
         let Going { row, place } = under_way.remove(index);
         let mut done = Vec::new();
-        queue.settled(Settled { row, place, arrived, refused: false }, &mut done);
+        let fate = if arrived { Fate::Arrived } else { Fate::Lost };
+        queue.settled(Settled { row, place, fate }, &mut done);
         done
     }
 
@@ -505,7 +513,7 @@ mod tests {
         assert_eq!(numbers(&going(&mut queue)), [4, 2]);
     }
 
-    /// A broker that refuses whatever is of tenant 5.4, and all dead letters.
+    /// A broker that refuses whatever is routed by 5.4.
     struct Refusing(tokio::sync::watch::Sender<crate::broker::LinkState>);
 
     impl Link for Refusing {
@@ -532,8 +540,8 @@ mod tests {
         let (engine, words) = mpsc::channel(8);
         let (confirmed, mut told) = mpsc::channel(8);
         let relaying = tokio::spawn(relay(link, 8, 8, Arc::default(), words, confirmed));
-        let of = |number: u64, tenant: &str, key: Option<String>| {
-            let message = Message { routing_key: tenant.into(), ..Message::default() };
+        let of = |number: u64, routing_key: &str, key: Option<String>| {
+            let message = Message { routing_key: routing_key.into(), ..Message::default() };
             (number, OutboxRow { message: Arc::new(message), order_key: key.map(Arc::from) })
         };
         // far more subjects than places, and dead letters

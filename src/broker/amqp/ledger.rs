@@ -91,18 +91,15 @@ impl Ledger {
 
     /// The frames for what has been settled, but for acks that are held.
     pub fn take(&self) -> Vec<Frame> {
-        self.take_but(|inner| {
-            let crowded = inner.outstanding.len() > self.prefetch / 2;
-            if crowded && !self.holds.load(Relaxed) { 0 } else { self.prefetch * 3 / 4 }
-        })
+        self.frames(true)
     }
 
     /// The frames for everything that has been settled, at the end of a connection.
     pub fn take_all(&self) -> Vec<Frame> {
-        self.take_but(|_| 0)
+        self.frames(false)
     }
 
-    fn take_but(&self, most_held: impl FnOnce(&Inner) -> usize) -> Vec<Frame> {
+    fn frames(&self, may_hold: bool) -> Vec<Frame> {
         let inner = &mut *self.lock();
         let mut frames = Vec::new();
         let mut up_to = None;
@@ -119,7 +116,9 @@ impl Ledger {
             inner.outstanding.remove(&tag);
             frames.push(Frame::Requeue(tag));
         }
-        let most_held = most_held(inner);
+        let crowded = inner.outstanding.len() > self.prefetch / 2;
+        let holds = may_hold && (!crowded || self.holds.load(Relaxed));
+        let most_held = if holds { self.prefetch * 3 / 4 } else { 0 };
         // the youngest would be the last for whom the oldest delivery makes way
         let acked = inner.outstanding.iter().rev().filter(|(_, settlement)| settlement.is_some());
         let released: Vec<u64> = acked.map(|(tag, _)| *tag).take(inner.acked.saturating_sub(most_held)).collect();

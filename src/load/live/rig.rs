@@ -103,7 +103,7 @@ impl Rig {
             (site.topology.dead_letters(), Source::DeadLetters { taken: taking_letters.subscribe() }),
         ] {
             let channel = control.lasting_channel().await.map_err(whole)?;
-            // nothing is kept back by acks: the listener is no part of what is measured
+            // what is published is kept back by no acks: the listener is no part of what is measured
             let no_ack = matches!(source, Source::Status);
             if !no_ack {
                 let qos = channel.basic_qos(LETTERS_AT_A_TIME, BasicQosOptions::default());
