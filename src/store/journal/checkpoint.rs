@@ -6,18 +6,20 @@
 //! what lay on sled's pages before, though, and sled gives a segment free when what was in it has moved two segments on:
 //! so it is synced on the way as well, long before it has written as much.
 //!
+//! Nobody waits for it as a rule, and so it takes its time (`pace.rs`): done when commits have written half as much as it began with.
+//!
 //! Must never: remove a file before it is covered; let sled write two segments without a sync.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::overlay::Layer;
+use super::pace::{Pace, Wish};
 use super::{Shared, half_done, log};
 use crate::crash::{self, Point};
 use crate::mutation::{self, Defect};
@@ -44,7 +46,7 @@ pub(super) struct Checkpoints {
     busy: bool,
     jobs: Option<SyncSender<Job>>,
     done: Receiver<Result<(), StoreError>>,
-    stop: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -52,8 +54,8 @@ impl Checkpoints {
     pub(super) fn start(store: &Path, shared: Arc<Shared>, bytes: u64) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::sync_channel::<Job>(1);
         let (finished, done) = mpsc::sync_channel(1);
-        let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker { store: store.to_owned(), shared, stop: Arc::clone(&stop) };
+        let pace = Arc::new(Pace::default());
+        let worker = Worker { store: store.to_owned(), shared, pace: Arc::clone(&pace), within: bytes / 2 };
         // what it logs is about the partition whose store it is
         let span = tracing::Span::current();
         let run = move || {
@@ -72,7 +74,7 @@ impl Checkpoints {
         };
         let thread = thread::Builder::new().name("store-checkpoint".into()).spawn(run);
         let thread = Some(thread.map_err(failed("starting the thread that writes checkpoints"))?);
-        Ok(Self { bytes, busy: false, jobs: Some(jobs), done, stop, thread })
+        Ok(Self { bytes, busy: false, jobs: Some(jobs), done, pace, thread })
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -81,6 +83,7 @@ impl Checkpoints {
 
     /// There must be none under way.
     pub(super) fn begin(&mut self, frozen: Arc<Layer>, through: u64) {
+        self.pace.wish(Wish::Even);
         // a thread that has ended has closed `done` as well
         self.busy = self.jobs.as_ref().is_some_and(|jobs| jobs.send((frozen, through)).is_ok());
     }
@@ -94,8 +97,14 @@ impl Checkpoints {
         }
     }
 
+    /// Has the one under way go on without a rest.
+    pub(super) fn hurry(&self) {
+        self.pace.wish(Wish::Hurry);
+    }
+
     /// Waits for the end of the one under way. Each of its steps has a time limit.
     pub(super) fn wait(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        self.hurry();
         while self.busy {
             match self.done.recv_timeout(LOOK_EVERY) {
                 Ok(ended) => self.ended(ended)?,
@@ -115,7 +124,7 @@ impl Checkpoints {
 impl Drop for Checkpoints {
     fn drop(&mut self) {
         // what it would still write is in the journal
-        self.stop.store(true, Ordering::Relaxed);
+        self.pace.wish(Wish::Stop);
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             // a panic in there has been told when it happened
@@ -127,7 +136,9 @@ impl Drop for Checkpoints {
 struct Worker {
     store: PathBuf,
     shared: Arc<Shared>,
-    stop: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+    /// It is to be done when so many bytes have been committed meanwhile.
+    within: u64,
 }
 
 impl Worker {
@@ -137,11 +148,12 @@ impl Worker {
         }
         crash::point(Point::CheckpointBegun);
         let (mut pieces, mut bytes) = (0, 0);
-        let mut rows = frozen.rows.iter().peekable();
-        while rows.peek().is_some() {
-            if self.stop.load(Ordering::Relaxed) {
+        let (mut rows, begun_at) = (frozen.rows.iter(), self.active_bytes()?);
+        while rows.len() > 0 {
+            if self.pace.is_stopped() {
                 return Ok(());
             }
+            let begun = Instant::now();
             let piece = self.piece(&mut rows)?;
             if piece.is_empty() {
                 continue;
@@ -154,6 +166,8 @@ impl Worker {
             } else {
                 self.shared.sled.apply(&piece)?;
             }
+            let done = share(self.within, frozen.rows.len() - rows.len(), frozen.rows.len());
+            self.pace.rest(begun.elapsed(), || self.active_bytes().is_ok_and(|bytes| bytes.saturating_sub(begun_at) >= done));
         }
         // alone: what says that the rows are there must not be in a batch with any of them, which could be left in part
         let last = Batch { archive: frozen.archive.clone(), ..Batch::default() };
@@ -162,6 +176,10 @@ impl Worker {
         self.shared.layers.write().map_err(|_| half_done())?.frozen = None;
         self.shared.failure.check()?;
         self.remove_through(through)
+    }
+
+    fn active_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.shared.layers()?.active.bytes)
     }
 
     /// The next rows that the overlay above has not replaced, as many as make a piece. Whatever that overlay has is durable
@@ -188,6 +206,12 @@ impl Worker {
         thread::Builder::new().name("store-removal".into()).spawn(remove).map_err(failed("starting the thread that removes files"))?;
         wait_for(&removed, &self.shared.failure)
     }
+}
+
+/// The part of `all` that `done` is of `of`.
+fn share(all: u64, done: usize, of: usize) -> u64 {
+    let part = u128::from(all) * done as u128 / of.max(1) as u128;
+    u64::try_from(part).unwrap_or(all)
 }
 
 fn bytes_of(piece: &Batch) -> usize {

@@ -21,6 +21,7 @@ mod checkpoint;
 mod frame;
 mod log;
 mod overlay;
+mod pace;
 mod snapshot;
 
 use std::path::Path;
@@ -38,7 +39,7 @@ use snapshot::Resting;
 pub use snapshot::Snapshot;
 
 /// How much is journalled before the overlay is frozen, and again before its checkpoint is begun: twice as many bytes of
-/// memory, and some more while a checkpoint is under way. The longer, the more rows have gone again by then; the shorter, the
+/// memory, and about half as many more while a checkpoint is under way. The longer, the more rows have gone again by then; the shorter, the
 /// less there is to read at a start.
 const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.

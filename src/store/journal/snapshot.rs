@@ -90,6 +90,7 @@ impl JournalStore {
                     return Ok(Snapshot { hold, layers, shared: Arc::clone(&self.shared), commits: lane.number });
                 }
                 lane.awaited = true;
+                lane.checkpoints.hurry();
             }
             std::thread::sleep(LOOK_EVERY);
         }
