@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -22,6 +22,7 @@ use super::overlay::Layer;
 use super::pace::{Pace, Wish};
 use super::{Shared, half_done, log};
 use crate::crash::{self, Point};
+use crate::model::time::Stopwatch;
 use crate::mutation::{self, Defect};
 use crate::store::sled::{failed, wait_for};
 use crate::store::{Batch, Store, StoreError};
@@ -153,7 +154,7 @@ impl Worker {
             if self.pace.is_stopped() {
                 return Ok(());
             }
-            let begun = Instant::now();
+            let worked = Stopwatch::start();
             let piece = self.piece(&mut rows)?;
             if piece.is_empty() {
                 continue;
@@ -167,7 +168,7 @@ impl Worker {
                 self.shared.sled.apply(&piece)?;
             }
             let done = share(self.within, frozen.rows.len() - rows.len(), frozen.rows.len());
-            self.pace.rest(begun.elapsed(), || self.active_bytes().is_ok_and(|bytes| bytes.saturating_sub(begun_at) >= done));
+            self.pace.rest(worked.elapsed(), || self.active_bytes().is_ok_and(|bytes| bytes.saturating_sub(begun_at) >= done));
         }
         // alone: what says that the rows are there must not be in a batch with any of them, which could be left in part
         let last = Batch { archive: frozen.archive.clone(), ..Batch::default() };

@@ -3,7 +3,9 @@
 //! Who waits for its end has it hurry. Never here: what a piece is.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::model::time::Stopwatch;
 
 /// A rest is at most so many times as long as what it is from: a checkpoint beside few commits has a ninth of a core.
 const RESTS: u32 = 8;
@@ -39,10 +41,10 @@ impl Pace {
 
     /// Returns when the next piece is due: after a rest from one that took `worked`, or once `behind` says so.
     pub(super) fn rest(&self, worked: Duration, behind: impl Fn() -> bool) {
-        let until = Instant::now() + worked.saturating_mul(RESTS);
+        let (rested, longest) = (Stopwatch::start(), worked.saturating_mul(RESTS));
         let mut wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
         while *wish == Wish::Even && !behind() {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = longest.saturating_sub(rested.elapsed());
             if left.is_zero() {
                 return;
             }
@@ -69,7 +71,7 @@ mod tests {
 
     #[test]
     fn beside_no_commits_a_rest_is_some_times_as_long_as_the_work() {
-        let (pace, begun, worked) = (Pace::default(), Instant::now(), Duration::from_millis(3));
+        let (pace, begun, worked) = (Pace::default(), Stopwatch::start(), Duration::from_millis(3));
         pace.rest(worked, || false);
         assert!(begun.elapsed() >= worked * RESTS);
     }
