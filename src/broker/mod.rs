@@ -8,8 +8,9 @@
 //!    when its connection ended is delivered again, later, with `redelivered` set.
 //! 2. A [`Token`] belongs to a connection epoch; settling one of an earlier epoch does nothing.
 //! 3. [`Link::publish`] returns `Ok` only when the broker has confirmed the message *and* has not returned
-//!    it as unroutable. Messages published by one task, one after the other, arrive in that order; across a lost
-//!    connection those that name one epoch do, since none of them goes out on the next connection.
+//!    it as unroutable. Messages published by one task, one after the other, arrive in that order, those to exchanges and
+//!    those straight to a queue each among themselves; across a lost connection those that name one epoch do, since none of
+//!    them goes out on the next connection.
 //! 4. A lost connection is not the caller's business: `next` waits, `publish` answers
 //!    [`PublishError::Lost`] for what was in flight and waits for the next connection otherwise.
 //! 5. Not more than the prefetch of unsettled deliveries per lane are handed out at a time.
@@ -134,7 +135,7 @@ pub trait Link: Send + Sync + 'static {
     fn hold_acks(&self, _lane: Lane, _may: bool) {}
 
     /// Publishes persistently with `mandatory` and waits for the confirm. The order of messages is the order
-    /// in which the calls were first polled.
+    /// in which the calls were first polled (what goes straight to a queue, by the default exchange, among itself).
     fn publish(&self, message: impl Into<Arc<Message>> + Send) -> impl Future<Output = Result<(), PublishError>> + Send {
         self.publish_in(None, message)
     }

@@ -1,6 +1,9 @@
-//! The publishing connection: one task, one channel, a bounded window of unconfirmed messages.
+//! The publishing connection: one task, two channels, a bounded window of unconfirmed messages.
 //!
-//! Never here: a second task on the channel (two could swap their messages), a retry (the outbox's business), a
+//! What goes straight to a queue, as dead letters do, has the second channel: the broker works through a channel's messages one
+//! after the other, and a flood of them would stand before everybody's. The order of messages is that of each channel.
+//!
+//! Never here: a second task on a channel (two could swap their messages), a retry (the outbox's business), a
 //! success without the broker's confirm.
 //!
 //! lapin hands a returned message to whichever confirm completes next (lapin#254), which need not be its own.
@@ -59,13 +62,9 @@ impl Session for Publishing {
             self.look_at_rights().await?;
         }
         let events = connection.lapin().events_listener();
-        let channel = connection.lasting_channel().await?;
-        if !mutation::seeded(Defect::NotRequestedIsConfirm) {
-            let selecting = channel.confirm_select(ConfirmSelectOptions::default());
-            call("asking for publisher confirms", connection.time_outs(), selecting).await?;
-        }
+        let channels = Channels { events: confirming(connection).await?, letters: confirming(connection).await? };
         self.standing.publishing();
-        let mut window = Window::new(channel, self.standing.publishing_epoch());
+        let mut window = Window::new(channels, self.standing.publishing_epoch());
         let worked = self.work(&mut window, events).await;
         if let Err(error) = &worked {
             window.lose(&error.chain());
@@ -156,11 +155,32 @@ impl Publishing {
     }
 }
 
+/// A channel on which every message is confirmed.
+async fn confirming(connection: &Connection) -> Result<Channel, AmqpError> {
+    let channel = connection.lasting_channel().await?;
+    if !mutation::seeded(Defect::NotRequestedIsConfirm) {
+        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+        call("asking for publisher confirms", connection.time_outs(), selecting).await?;
+    }
+    Ok(channel)
+}
+
+struct Channels {
+    events: Channel,
+    letters: Channel,
+}
+
+impl Channels {
+    fn of(&self, message: &Message) -> Channel {
+        if message.exchange.is_empty() { self.letters.clone() } else { self.events.clone() }
+    }
+}
+
 type Confirmed = (u64, lapin::Result<Confirmation>);
 
-/// What is in flight on one channel.
+/// What is in flight on one connection.
 struct Window {
-    channel: Channel,
+    channels: Channels,
     epoch: u64,
     /// Counts messages, in the order in which they were handed to the channel.
     next: u64,
@@ -178,8 +198,8 @@ struct Flight {
 }
 
 impl Window {
-    fn new(channel: Channel, epoch: u64) -> Self {
-        Self { channel, epoch, next: 0, flights: BTreeMap::new(), publications: FuturesUnordered::new() }
+    fn new(channels: Channels, epoch: u64) -> Self {
+        Self { channels, epoch, next: 0, flights: BTreeMap::new(), publications: FuturesUnordered::new() }
     }
 
     fn len(&self) -> usize {
@@ -223,7 +243,7 @@ impl Window {
         };
         let number = self.next;
         self.next += 1;
-        let mut publication = publication(self.channel.clone(), number, outgoing, Arc::clone(&message));
+        let mut publication = publication(self.channels.of(&message), number, outgoing, Arc::clone(&message));
         let flight = Flight { message, answer, started: Instant::now(), returned: None };
         self.flights.insert(number, flight);
         // The first poll queues the frames: one after the other here, so that their order is ours.
