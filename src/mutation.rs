@@ -58,6 +58,7 @@ defects! {
     JournalRemovedEarly: "8", "a file of the journal is removed before its checkpoint is durable";
     OvertakenIsDone: "2", "what has overtaken a refused message is not sent again behind it";
     OneLineForAll: "19", "a tenant waits behind everything that another has sent before";
+    EpochIgnored: "2", "what was lost with its connection is published on the next one beside what stands behind it";
 }
 
 impl Defect {

@@ -73,6 +73,8 @@ impl Encoding<'_> {
         self.counter("timers_fired", "Timers that have fired.", None, running.count.timers_fired)?;
         self.counter("attempts", "Attempts at remediations handed to agents.", None, running.count.attempts)?;
         self.counter("messages_published", "Messages that the broker has confirmed.", None, running.count.published)?;
+        let about = "Times that the broker has handed a message back or refused it. It is published again.";
+        self.counter("publications_refused", about, None, running.count.publications_refused)?;
         self.counters("commits", "Durable batches of a partition.", each(running, |one| one.commits))?;
         if let Some(bytes) = running.store_bytes {
             self.gauge("store_size", "The store's files.", Some(Unit::Bytes), bytes)?;

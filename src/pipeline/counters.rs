@@ -30,6 +30,8 @@ pub struct Counters {
     pub timers_fired: AtomicU64,
     pub commits: AtomicU64,
     pub published: AtomicU64,
+    /// Messages that the broker has handed back or refused, each time.
+    pub publications_refused: AtomicU64,
     /// Handed out by the link, and what an earlier process had parked. Counted before the engine sees it.
     pub received: AtomicU64,
     /// Taken by the engine, by [`InboundType::ALL`]; the last is what could not be read, or is none of them.
@@ -46,7 +48,8 @@ pub struct Counters {
     pub batch: Histogram,
     /// From the arrival of the first event of a batch until it was durable and released: no event of it waited longer.
     pub decision: Histogram,
-    /// From the commit of a page (`on_call.paged`) until the broker has confirmed it.
+    /// From the commit of a page (`on_call.paged`), or the start that found it unconfirmed, until the broker has confirmed it and
+    /// what stands before it.
     pub page: Histogram,
     /// As of the last commit; locked once a batch.
     ledger: Mutex<Settled>,
@@ -100,6 +103,9 @@ pub struct Count {
     #[serde(skip)]
     pub commits: u64,
     pub published: u64,
+    /// Not in the printed form: how often something was tried is a matter of timing.
+    #[serde(skip)]
+    pub publications_refused: u64,
 }
 
 impl Counters {
@@ -117,6 +123,7 @@ impl Counters {
             timers_fired: self.timers_fired.load(Relaxed),
             commits: self.commits.load(Relaxed),
             published: self.published.load(Relaxed),
+            publications_refused: self.publications_refused.load(Relaxed),
         }
     }
 
@@ -226,6 +233,7 @@ impl std::ops::Add for Count {
             timers_fired: self.timers_fired + other.timers_fired,
             commits: self.commits + other.commits,
             published: self.published + other.published,
+            publications_refused: self.publications_refused + other.publications_refused,
         }
     }
 }

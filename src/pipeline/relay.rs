@@ -17,14 +17,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::broker::{Link, PublishError};
 use crate::crash::{self, Point};
-use crate::model::time::Stopwatch;
 use crate::mutation::{self, Defect};
 
 use super::counters::Counters;
 use super::histogram::Histogram;
 use super::rows::OutboxRow;
 use super::spans::Sending;
-use queue::{Going, Numbered, Place, Queue};
+use queue::{Entry, Going, Place, Queue};
 
 /// The first pause before a refused message is published again; doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -35,13 +34,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const TOLD_AT_ONCE: usize = 64;
 const TOLD_WITHIN: Duration = Duration::from_millis(4);
 
-/// What wakes somebody.
-const PAGE: &str = "on_call.paged.";
-
 /// A word from the engine.
 pub(super) enum ToRelay {
     /// Durable rows, to be published.
-    Rows(Vec<Numbered>),
+    Rows(Vec<(u64, OutboxRow)>),
     /// So many confirmed rows are no longer in the store.
     Removed(usize),
 }
@@ -62,12 +58,12 @@ pub(super) async fn relay<L: Link>(
     mut engine: mpsc::Receiver<ToRelay>,
     confirmed: mpsc::Sender<Vec<u64>>,
 ) {
-    let mut queue = Queue::new(window <= 1);
+    let mut queue = Queue::new(window);
     let mut under_way = FuturesUnordered::new();
     // what the broker did not take, between two tries, and how often it did not
     let mut resting: FuturesUnordered<Rest> = FuturesUnordered::new();
     let mut refusals: HashMap<u64, u32> = HashMap::new();
-    let mut done: Vec<u64> = Vec::new();
+    let mut done: Vec<Entry> = Vec::new();
     let mut in_store = 0;
     let mut tell_by = Instant::now();
     loop {
@@ -78,7 +74,7 @@ pub(super) async fn relay<L: Link>(
             && let Some(going) = queue.next(link.publishing_epoch())
         {
             in_store += 1;
-            under_way.push(publish(Arc::clone(&link), Arc::clone(&counters), going));
+            under_way.push(publish(Arc::clone(&link), going));
         }
         let tells = under_way.is_empty() || done.len() >= TOLD_AT_ONCE || Instant::now() >= tell_by;
         tokio::select! {
@@ -90,29 +86,34 @@ pub(super) async fn relay<L: Link>(
                 None => return,
             },
             permit = confirmed.reserve(), if !done.is_empty() && tells => match permit {
-                Ok(permit) => permit.send(std::mem::take(&mut done)),
+                Ok(permit) => permit.send(done.drain(..).map(|entry| entry.number).collect()),
                 Err(_) => return,
             },
-            Some(outcome) = under_way.next() => match outcome {
+            Some(outcome) = under_way.next() => {
+                let Some(settled) = outcome else { return };
+                queue.landed(settled.place);
                 // it takes no place while it rests: one tenant's may be refused for hours
-                Some(settled) if settled.fate == Fate::Refused => {
+                if settled.fate == Fate::Refused {
                     in_store -= 1;
-                    let refused = refusals.entry(settled.row.0).or_insert(0);
+                    Counters::add(&counters.publications_refused, 1);
+                    let refused = refusals.entry(settled.entry.number).or_insert(0);
                     let rest = tokio::time::sleep(pause(*refused));
                     resting.push(rest.map(|()| settled).boxed());
                     *refused += 1;
+                    continue;
                 }
-                Some(settled) => {
-                    if done.is_empty() {
-                        tell_by = Instant::now() + TOLD_WITHIN;
-                    }
-                    if settled.fate == Fate::Arrived {
-                        refusals.remove(&settled.row.0);
-                    }
-                    // what goes again will be counted again
-                    in_store -= queue.settled(settled, &mut done);
+                if settled.fate == Fate::Arrived {
+                    refusals.remove(&settled.entry.number);
                 }
-                None => return,
+                let already = done.len();
+                if already == 0 {
+                    tell_by = Instant::now() + TOLD_WITHIN;
+                }
+                // what goes again will be counted again
+                in_store -= queue.settled(settled, &mut done);
+                for page in done[already..].iter().filter_map(|entry| entry.page) {
+                    counters.page.observe(Histogram::micros(page.elapsed()));
+                }
             },
             Some(rested) = resting.next() => {
                 in_store += 1;
@@ -125,7 +126,7 @@ pub(super) async fn relay<L: Link>(
 
 /// What has become of a message.
 struct Settled {
-    row: Numbered,
+    entry: Entry,
     place: Option<Place>,
     fate: Fate,
 }
@@ -146,17 +147,13 @@ fn pause(refused: u32) -> Duration {
 }
 
 /// Publishes one row, again after a lost connection unless others of its key are under way; `None` when the link is closed.
-async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, place }: Going) -> Option<Settled> {
-    let span = Sending::begin(&row.1.message);
-    let number = row.0;
-    let page = row.1.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
-    let epoch = place.and_then(|place| place.epoch);
+async fn publish<L: Link>(link: Arc<L>, Going { entry, place }: Going) -> Option<Settled> {
+    let Entry { number, row, .. } = &entry;
+    let span = Sending::begin(&row.message);
+    let epoch = place.and_then(|place| place.epoch).filter(|_| !mutation::seeded(Defect::EpochIgnored));
     let fate = loop {
-        match link.publish_in(epoch, Arc::clone(&row.1.message)).await {
+        match link.publish_in(epoch, Arc::clone(&row.message)).await {
             Ok(()) => {
-                if let Some(page) = page {
-                    counters.page.observe(Histogram::micros(page.elapsed()));
-                }
                 span.end();
                 crash::point(Point::Confirmed);
                 break Fate::Arrived;
@@ -166,7 +163,7 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
             Err(PublishError::Returned(_)) if mutation::seeded(Defect::ReturnedIsConfirmed) => break Fate::Arrived,
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
-                tracing::error!(number, kind = kind(&row.1), why, "a message cannot be sent at all and is given up");
+                tracing::error!(number, kind = kind(row), why, "a message cannot be sent at all and is given up");
                 break Fate::Arrived;
             }
             // the link itself waits for its next connection
@@ -179,15 +176,15 @@ async fn publish<L: Link>(link: Arc<L>, counters: Arc<Counters>, Going { row, pl
             Err(refused @ (PublishError::Returned(_) | PublishError::Nacked)) => {
                 // others may have been beside it, all of them refused: who has to know hears of the next try
                 if epoch.is_some() {
-                    tracing::debug!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message");
+                    tracing::debug!(number, kind = kind(row), error = %refused, "the broker did not take a message");
                 } else {
-                    tracing::warn!(number, kind = kind(&row.1), error = %refused, "the broker did not take a message, publishing again");
+                    tracing::warn!(number, kind = kind(row), error = %refused, "the broker did not take a message, publishing again");
                 }
                 break Fate::Refused;
             }
         }
     };
-    Some(Settled { row, place, fate })
+    Some(Settled { entry, place, fate })
 }
 
 /// What may be said of a message in the log: its type, and not whose it is.

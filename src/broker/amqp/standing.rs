@@ -63,8 +63,9 @@ impl Standing {
 
     /// Ends the epoch of publishing; returns how long publishing had been possible.
     pub fn not_publishing(&self) -> Duration {
+        let Some((since, _)) = self.change(|inner| inner.publishing.take()) else { return Duration::ZERO };
         self.publishing_epoch.fetch_add(1, Ordering::Release);
-        self.change(|inner| inner.publishing.take()).map_or(Duration::ZERO, |(since, _)| since.elapsed())
+        since.elapsed()
     }
 
     pub fn closed(&self) {

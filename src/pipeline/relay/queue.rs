@@ -9,15 +9,28 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::model::ids::TenantId;
+use crate::model::time::Stopwatch;
 use crate::mutation::{self, Defect};
 use crate::pipeline::rows::OutboxRow;
 
 use super::{Fate, Settled};
 
 /// Messages of one order key under way at a time. A new report with its tasks, and the page for it, are about so many.
-const OF_A_KEY: u32 = 16;
+const OF_A_KEY: usize = 16;
+/// Of the messages under way, one in so many may be a dead letter: a flood of them is slower then, and in nobody's way.
+const LETTERS_IN: usize = 4;
 
-pub(super) type Numbered = (u64, OutboxRow);
+/// What wakes somebody.
+const PAGE: &str = "on_call.paged.";
+
+/// A row of the outbox on its way to the broker.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub number: u64,
+    pub row: OutboxRow,
+    /// Of a page: since when it waits.
+    pub page: Option<Stopwatch>,
+}
 
 /// Whose rows wait in one line: a tenant's, or all dead letters.
 type Flow = Option<TenantId>;
@@ -31,87 +44,101 @@ pub(super) struct Queue {
     /// Lines with something in them, the next to be served first.
     round: VecDeque<Flow>,
     chains: HashMap<Arc<str>, Chain>,
+    /// Dead letters under way, and how many may be.
+    letters: usize,
+    most_letters: usize,
 }
 
 /// What stands in a line.
 enum Waiting {
-    Row(Numbered),
+    Row(Entry),
     /// The first of those that wait behind others of this key.
     Behind(Arc<str>),
 }
 
 /// A row on its way to the broker, with its place in its chain if it has an order key.
+#[derive(Debug)]
 pub(super) struct Going {
-    pub row: Numbered,
+    pub entry: Entry,
     pub place: Option<Place>,
 }
 
 /// Where a message stands among those of its key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    index: u64,
+    index: usize,
     /// The link's, in which it may be published, once; without one it is published until it has arrived, and none goes beside it.
     pub epoch: Option<u64>,
 }
 
 /// The messages of an order key that are under way or wait for those.
-#[derive(Default)]
 struct Chain {
     /// The link's epoch of those that are under way: none goes out on a later connection before these have been looked at.
     epoch: u64,
-    /// So many have been given a place.
-    placed: u64,
-    /// So many have arrived, as has each before them.
-    arrived: u64,
-    /// What has settled behind one that has not arrived, and whether it has arrived itself.
-    held: Vec<(u64, Numbered, bool)>,
-    /// The broker did not take one: until that has arrived, none goes beside it.
-    alone: bool,
-    behind: VecDeque<Numbered>,
+    /// So many have arrived, as has each before them: the index of the first of `places`.
+    arrived: usize,
+    /// Those that have been given a place since, in order.
+    places: VecDeque<At>,
+    /// So many may be under way: one after a refusal, and with each that arrives twice as many. Where a subscriber is full and takes
+    /// one now and then, few would be taken in vain.
+    most: usize,
+    behind: VecDeque<Entry>,
     /// [`Waiting::Behind`] stands in the line.
     announced: bool,
+}
+
+/// What has become of a message that has a place.
+enum At {
+    UnderWay,
+    /// It has arrived, and one before it has not.
+    Ahead(Entry),
+    NotTaken(Entry),
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { epoch: 0, arrived: 0, places: VecDeque::new(), most: OF_A_KEY, behind: VecDeque::new(), announced: false }
+    }
 }
 
 impl Chain {
     /// Whether one more may go now.
     fn has_room(&self) -> bool {
-        let most = if self.alone { 1 } else { u64::from(OF_A_KEY) };
-        self.placed - self.arrived < most && self.held.iter().all(|(_, _, arrived)| *arrived)
+        self.places.len() < self.most && !self.places.iter().any(|at| matches!(at, At::NotTaken(_)))
     }
 
     fn place(&mut self, epoch: u64) -> Place {
-        if self.placed == self.arrived {
+        if self.places.is_empty() {
             self.epoch = epoch;
         }
-        self.placed += 1;
-        Place { index: self.placed - 1, epoch: (!self.alone).then_some(self.epoch) }
+        self.places.push_back(At::UnderWay);
+        let epoch = (self.most > 1).then_some(self.epoch);
+        Place { index: self.arrived + self.places.len() - 1, epoch }
     }
 
-    /// A message has arrived, or has not been taken. The numbers of those that are done come into `done`; given is how many
-    /// have to go again.
-    fn settled(&mut self, index: u64, row: Numbered, arrived: bool, done: &mut Vec<u64>) -> usize {
-        if arrived && index == self.arrived {
-            done.push(row.0);
-            (self.arrived, self.alone) = (index + 1, false);
-        } else {
-            self.held.push((index, row, arrived));
+    /// A message has arrived, or has not been taken. Those that are done come into `done`; given is how many have to go again.
+    fn settled(&mut self, index: usize, entry: Entry, arrived: bool, done: &mut Vec<Entry>) -> usize {
+        if let Some(at) = self.places.get_mut(index - self.arrived) {
+            *at = if arrived { At::Ahead(entry) } else { At::NotTaken(entry) };
         }
-        while let Some(next) = self.held.iter().position(|(index, _, arrived)| *arrived && *index == self.arrived) {
-            done.push(self.held.swap_remove(next).1.0);
+        while let Some(At::Ahead(_)) = self.places.front()
+            && let Some(At::Ahead(entry)) = self.places.pop_front()
+        {
+            done.push(entry);
             self.arrived += 1;
+            self.most = (self.most * 2).min(OF_A_KEY);
         }
-        if self.held.is_empty() || self.placed - self.arrived > self.held.len() as u64 {
+        if self.places.is_empty() || self.places.iter().any(|at| matches!(at, At::UnderWay)) {
             return 0;
         }
         // all have settled, and the first was not taken: back to it
-        (self.placed, self.alone) = (self.arrived, true);
-        self.held.sort_unstable_by_key(|(index, ..)| std::cmp::Reverse(*index));
+        self.most = 1;
         let before = self.behind.len();
-        for (_, row, arrived) in self.held.drain(..) {
-            if arrived && mutation::seeded(Defect::OvertakenIsDone) {
-                done.push(row.0);
-            } else {
-                self.behind.push_front(row);
+        for at in self.places.drain(..).rev() {
+            match at {
+                At::UnderWay => {}
+                At::Ahead(entry) if mutation::seeded(Defect::OvertakenIsDone) => done.push(entry),
+                At::Ahead(entry) | At::NotTaken(entry) => self.behind.push_front(entry),
             }
         }
         self.behind.len() - before
@@ -125,17 +152,33 @@ impl Chain {
     }
 
     fn is_over(&self) -> bool {
-        self.placed == self.arrived && self.behind.is_empty()
+        self.places.is_empty() && self.behind.is_empty()
+    }
+}
+
+impl Entry {
+    fn new((number, row): (u64, OutboxRow)) -> Self {
+        let page = row.message.routing_key.starts_with(PAGE).then(Stopwatch::start);
+        Self { number, row, page }
     }
 }
 
 impl Queue {
-    pub fn new(one_line: bool) -> Self {
-        Self { one_line, lines: HashMap::new(), round: VecDeque::new(), chains: HashMap::new() }
+    /// With so many messages under way at a time; one means the outbox's own order.
+    pub fn new(window: usize) -> Self {
+        Self {
+            one_line: window <= 1,
+            lines: HashMap::new(),
+            round: VecDeque::new(),
+            chains: HashMap::new(),
+            letters: 0,
+            most_letters: (window / LETTERS_IN).max(1),
+        }
     }
 
-    pub fn push(&mut self, row: Numbered) {
-        self.line_of(row.1.order_key.as_deref()).push_back(Waiting::Row(row));
+    pub fn push(&mut self, row: (u64, OutboxRow)) {
+        let entry = Entry::new(row);
+        self.line_of(entry.row.order_key.as_deref()).push_back(Waiting::Row(entry));
     }
 
     fn line_of(&mut self, key: Option<&str>) -> &mut VecDeque<Waiting> {
@@ -149,7 +192,13 @@ impl Queue {
 
     /// The next to be published, in the link's `epoch`.
     pub fn next(&mut self, epoch: u64) -> Option<Going> {
-        while let Some(flow) = self.round.pop_front() {
+        // a line that gives nothing is empty after that, so each is looked at once
+        for _ in 0..self.round.len() {
+            let flow = self.round.pop_front()?;
+            if flow.is_none() && !self.one_line && self.letters >= self.most_letters {
+                self.round.push_back(flow);
+                continue;
+            }
             let line = self.lines.get_mut(&flow)?;
             let going = first_to_go(line, &mut self.chains, epoch);
             if line.is_empty() {
@@ -157,26 +206,32 @@ impl Queue {
             } else {
                 self.round.push_back(flow);
             }
-            if going.is_some() {
-                return going;
+            if let Some(going) = going {
+                self.letters += usize::from(going.place.is_none());
+                return Some(going);
             }
         }
         None
     }
 
-    /// As [`Chain::settled`]. What may go then is the first of its line.
-    pub fn settled(&mut self, Settled { row, place, fate }: Settled, done: &mut Vec<u64>) -> usize {
+    /// A message is no longer under way. It may rest before it is [`Queue::settled`].
+    pub fn landed(&mut self, place: Option<Place>) {
+        self.letters -= usize::from(place.is_none());
+    }
+
+    /// What has become of a message that is no longer under way, as [`Chain::settled`]. What may go then is the first of its line.
+    pub fn settled(&mut self, Settled { entry, place, fate }: Settled, done: &mut Vec<Entry>) -> usize {
         let arrived = fate == Fate::Arrived;
-        let chain = row.1.order_key.clone().and_then(|key| Some((self.chains.get_mut(&key)?, key))).zip(place);
+        let chain = entry.row.order_key.clone().and_then(|key| Some((self.chains.get_mut(&key)?, key))).zip(place);
         let Some(((chain, key), place)) = chain else {
             if arrived {
-                done.push(row.0);
+                done.push(entry);
             } else {
-                self.line_of(None).push_front(Waiting::Row(row));
+                self.line_of(None).push_front(Waiting::Row(entry));
             }
             return usize::from(!arrived);
         };
-        let again = chain.settled(place.index, row, arrived, done);
+        let again = chain.settled(place.index, entry, arrived, done);
         if chain.is_over() {
             self.chains.remove(&key);
         } else if chain.announce() {
@@ -194,23 +249,23 @@ fn first_to_go(line: &mut VecDeque<Waiting>, chains: &mut HashMap<Arc<str>, Chai
                 let Some(chain) = chains.get_mut(&key) else { continue };
                 chain.announced = false;
                 if chain.has_room()
-                    && let Some(row) = chain.behind.pop_front()
+                    && let Some(entry) = chain.behind.pop_front()
                 {
                     let place = Some(chain.place(epoch));
                     if chain.announce() {
                         line.push_front(Waiting::Behind(key));
                     }
-                    return Some(Going { row, place });
+                    return Some(Going { entry, place });
                 }
             }
-            Waiting::Row(row) => {
-                let Some(key) = &row.1.order_key else { return Some(Going { row, place: None }) };
+            Waiting::Row(entry) => {
+                let Some(key) = &entry.row.order_key else { return Some(Going { entry, place: None }) };
                 let chain = chains.entry(Arc::clone(key)).or_default();
                 if chain.behind.is_empty() && chain.has_room() {
                     let place = Some(chain.place(epoch));
-                    return Some(Going { row, place });
+                    return Some(Going { entry, place });
                 }
-                chain.behind.push_back(row);
+                chain.behind.push_back(entry);
             }
         }
     }
@@ -223,12 +278,12 @@ mod tests {
 
     const A: Option<&str> = Some("5.4:a");
 
-    fn row(number: u64, key: Option<&str>) -> Numbered {
+    fn row(number: u64, key: Option<&str>) -> (u64, OutboxRow) {
         (number, OutboxRow { message: Arc::default(), order_key: key.map(Arc::from) })
     }
 
     fn queue(one_line: bool, rows: &[(u64, Option<&str>)]) -> Queue {
-        let mut queue = Queue::new(one_line);
+        let mut queue = Queue::new(if one_line { 1 } else { 100 });
         rows.iter().for_each(|(number, key)| queue.push(row(*number, *key)));
         queue
     }
@@ -239,22 +294,23 @@ mod tests {
     }
 
     fn numbers(waiting: &[Going]) -> Vec<u64> {
-        waiting.iter().map(|going| going.row.0).collect()
+        waiting.iter().map(|going| going.entry.number).collect()
     }
 
     /// Settles message `number` of those under way; gives what is done.
     fn settle(queue: &mut Queue, under_way: &mut Vec<Going>, number: u64, arrived: bool) -> Vec<u64> {
-        let index = under_way.iter().position(|going| going.row.0 == number).unwrap();
-        let Going { row, place } = under_way.remove(index);
+        let index = under_way.iter().position(|going| going.entry.number == number).unwrap();
+        let Going { entry, place } = under_way.remove(index);
         let mut done = Vec::new();
         let fate = if arrived { Fate::Arrived } else { Fate::Lost };
-        queue.settled(Settled { row, place, fate }, &mut done);
-        done
+        queue.landed(place);
+        queue.settled(Settled { entry, place, fate }, &mut done);
+        done.iter().map(|entry| entry.number).collect()
     }
 
     #[test]
     fn of_a_key_a_few_are_under_way_in_order() {
-        let most = u64::from(OF_A_KEY);
+        let most = OF_A_KEY as u64;
         let rows: Vec<_> = (1..=most + 2).map(|number| (number, A)).chain([(90, Some("5.4:b")), (91, None)]).collect();
         let mut queue = queue(true, &rows);
         let mut under_way = going(&mut queue);
@@ -285,10 +341,17 @@ mod tests {
         under_way = going(&mut queue);
         assert_eq!(numbers(&under_way), [2]);
         assert!(under_way[0].place.unwrap().epoch.is_none());
+        (6..=10).for_each(|number| queue.push(row(number, A)));
         assert_eq!(settle(&mut queue, &mut under_way, 2, true), [2]);
+        // then with each that has arrived twice as many
         under_way = going(&mut queue);
-        assert_eq!(numbers(&under_way), [3, 4, 5]);
-        for number in [3, 4, 5] {
+        assert_eq!(numbers(&under_way), [3, 4]);
+        assert_eq!(settle(&mut queue, &mut under_way, 3, true), [3]);
+        under_way.extend(going(&mut queue));
+        assert_eq!(numbers(&under_way), [4, 5, 6, 7]);
+        assert_eq!(settle(&mut queue, &mut under_way, 4, true), [4]);
+        under_way.extend(going(&mut queue));
+        for number in 5..=10 {
             assert_eq!(settle(&mut queue, &mut under_way, number, true), [number]);
         }
         assert!(queue.chains.is_empty());
@@ -300,6 +363,19 @@ mod tests {
         let rows: Vec<_> = many.chain([(5, None), (6, None), (7, Some("6.4:a")), (8, Some("6.4:b"))]).collect();
         assert_eq!(numbers(&going(&mut queue(false, &rows))), [1, 5, 7, 2, 6, 8, 3, 4]);
         assert_eq!(numbers(&going(&mut queue(true, &rows))), [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_flood_of_dead_letters_leaves_places_to_others() {
+        let mut queue = queue(false, &(1..=60).map(|number| (number, None)).collect::<Vec<_>>());
+        queue.push(row(90, A));
+        let mut under_way = going(&mut queue);
+        assert_eq!(under_way.len(), 100 / LETTERS_IN + 1);
+        assert!(numbers(&under_way).contains(&90));
+        assert_eq!(settle(&mut queue, &mut under_way, 1, true), [1]);
+        assert_eq!(numbers(&going(&mut queue)).len(), 1);
+        // in the outbox's own order nothing goes past them
+        assert_eq!(going(&mut super::tests::queue(true, &[(1, None), (2, None), (3, A)])).len(), 3);
     }
 
     #[test]
