@@ -3,7 +3,7 @@
 //!
 //! When the broker does not take one of those, the ones behind it may have overtaken it. They are held, and all come again after
 //! it, as in go-back-N: who takes what is next in sequence and passes over the rest gets everything, in order, without a gap.
-//! Never here: the broker, a clock.
+//! Never here: the broker, a pause.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
