@@ -340,7 +340,8 @@ fn control(kind: Kind, seed: u64, dir: &Path) -> Vec<String> {
     for number in 0..CONTROL_CUTS {
         let disk = Disk::create(dir, &format!("control-{kind:?}-{number}")).unwrap();
         // a writer that never wrote has nothing to lose
-        let mut chain = Chain::new(disk, kind, number).cut(Moment::writing(&mut dice)).unwrap_or_else(|why| panic!("{kind:?}: {why}"));
+        let moment = Moment::Writing { acked: 1 + dice.roll(MAX_ACKED), after: Duration::from_micros(dice.roll(COMMIT_US)) };
+        let mut chain = Chain::new(disk, kind, number).cut(moment).unwrap_or_else(|why| panic!("{kind:?}: {why}"));
         assert!(chain.durable > 0, "{kind:?} has acked nothing");
         lost.extend(chain.look().err());
     }
