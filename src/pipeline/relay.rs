@@ -91,7 +91,7 @@ pub(super) async fn relay<L: Link>(
             },
             Some(outcome) = under_way.next() => {
                 let Some(settled) = outcome else { return };
-                queue.landed(settled.place);
+                queue.landed(&settled);
                 // it takes no place while it rests: one tenant's may be refused for hours
                 if settled.fate == Fate::Refused {
                     in_store -= 1;
@@ -147,7 +147,7 @@ fn pause(refused: u32) -> Duration {
 }
 
 /// Publishes one row, again after a lost connection unless others of its key are under way; `None` when the link is closed.
-async fn publish<L: Link>(link: Arc<L>, Going { entry, place }: Going) -> Option<Settled> {
+async fn publish<L: Link>(link: Arc<L>, Going { mut entry, place }: Going) -> Option<Settled> {
     let Entry { number, row, .. } = &entry;
     let span = Sending::begin(&row.message);
     let epoch = place.and_then(|place| place.epoch).filter(|_| !mutation::seeded(Defect::EpochIgnored));
@@ -164,6 +164,8 @@ async fn publish<L: Link>(link: Arc<L>, Going { entry, place }: Going) -> Option
             // it was checked at the edge that this cannot be; should it happen, nothing behind it may wait for ever
             Err(PublishError::Unsendable(why)) => {
                 tracing::error!(number, kind = kind(row), why, "a message cannot be sent at all and is given up");
+                // nobody has got it
+                entry.page = None;
                 break Fate::Arrived;
             }
             // the link itself waits for its next connection
@@ -212,7 +214,7 @@ mod tests {
     }
 
     /// A broker that refuses whatever is routed by 5.4.
-    struct Refusing(tokio::sync::watch::Sender<crate::broker::LinkState>);
+    struct Refusing(tokio::sync::watch::Sender<crate::broker::LinkState>, std::sync::Mutex<std::collections::BTreeSet<Vec<u8>>>);
 
     impl Link for Refusing {
         async fn next(&self, _: crate::broker::Lane) -> Option<crate::broker::Delivery> {
@@ -220,7 +222,9 @@ mod tests {
         }
         fn settle(&self, _: crate::broker::Token, _: crate::broker::Settlement) {}
         async fn publish_in(&self, _: Option<u64>, message: impl Into<Arc<Message>> + Send) -> Result<(), PublishError> {
-            if message.into().routing_key.ends_with("5.4") { Err(PublishError::Nacked) } else { Ok(()) }
+            let message = message.into();
+            self.1.lock().expect("tries").insert(message.body.clone());
+            if message.routing_key.ends_with("5.4") { Err(PublishError::Nacked) } else { Ok(()) }
         }
         fn publishing_epoch(&self) -> u64 {
             1
@@ -234,12 +238,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_refused_for_hours_is_in_nobodys_way() {
-        let link = Arc::new(Refusing(tokio::sync::watch::Sender::new(crate::broker::LinkState::Connecting)));
+        let link = Arc::new(Refusing(tokio::sync::watch::Sender::new(crate::broker::LinkState::Connecting), Default::default()));
         let (engine, words) = mpsc::channel(8);
         let (confirmed, mut told) = mpsc::channel(8);
-        let relaying = tokio::spawn(relay(link, 8, 8, Arc::default(), words, confirmed));
+        let relaying = tokio::spawn(relay(Arc::clone(&link), 8, 8, Arc::default(), words, confirmed));
         let of = |number: u64, routing_key: &str, key: Option<String>| {
-            let message = Message { routing_key: routing_key.into(), ..Message::default() };
+            let message = Message { routing_key: routing_key.into(), body: number.to_string().into_bytes(), ..Message::default() };
             (number, OutboxRow { message: Arc::new(message), order_key: key.map(Arc::from) })
         };
         // far more subjects than places, and dead letters
@@ -248,6 +252,7 @@ mod tests {
         engine.send(ToRelay::Rows(refused.chain(letters).collect())).await.expect("sent");
         let for_an_hour = tokio::time::timeout(Duration::from_secs(3_600), told.recv());
         assert!(for_an_hour.await.is_err(), "none of them is taken");
+        assert_eq!(link.1.lock().expect("tries").len(), 200, "each has had its turn");
         engine.send(ToRelay::Rows(vec![of(201, "6.4", Some("6.4:a".into()))])).await.expect("sent");
         let told = tokio::time::timeout(Duration::from_secs(1), told.recv()).await;
         assert_eq!(told.expect("within a second"), Some(vec![201]));

@@ -90,6 +90,8 @@ struct Chain {
 /// What has become of a message that has a place.
 enum At {
     UnderWay,
+    /// The broker has refused it; it rests before it is settled.
+    Refused,
     /// It has arrived, and one before it has not.
     Ahead(Entry),
     NotTaken(Entry),
@@ -104,7 +106,7 @@ impl Default for Chain {
 impl Chain {
     /// Whether one more may go now.
     fn has_room(&self) -> bool {
-        self.places.len() < self.most && !self.places.iter().any(|at| matches!(at, At::NotTaken(_)))
+        self.places.len() < self.most && !self.places.iter().any(|at| matches!(at, At::Refused | At::NotTaken(_)))
     }
 
     fn place(&mut self, epoch: u64) -> Place {
@@ -114,6 +116,12 @@ impl Chain {
         self.places.push_back(At::UnderWay);
         let epoch = (self.most > 1).then_some(self.epoch);
         Place { index: self.arrived + self.places.len() - 1, epoch }
+    }
+
+    fn refused(&mut self, index: usize) {
+        if let Some(at) = self.places.get_mut(index - self.arrived) {
+            *at = At::Refused;
+        }
     }
 
     /// A message has arrived, or has not been taken. Those that are done come into `done`; given is how many have to go again.
@@ -128,7 +136,7 @@ impl Chain {
             self.arrived += 1;
             self.most = (self.most * 2).min(OF_A_KEY);
         }
-        if self.places.is_empty() || self.places.iter().any(|at| matches!(at, At::UnderWay)) {
+        if self.places.is_empty() || self.places.iter().any(|at| matches!(at, At::UnderWay | At::Refused)) {
             return 0;
         }
         // all have settled, and the first was not taken: back to it
@@ -136,7 +144,7 @@ impl Chain {
         let before = self.behind.len();
         for at in self.places.drain(..).rev() {
             match at {
-                At::UnderWay => {}
+                At::UnderWay | At::Refused => {}
                 At::Ahead(entry) if mutation::seeded(Defect::OvertakenIsDone) => done.push(entry),
                 At::Ahead(entry) | At::NotTaken(entry) => self.behind.push_front(entry),
             }
@@ -214,9 +222,17 @@ impl Queue {
         None
     }
 
-    /// A message is no longer under way. It may rest before it is [`Queue::settled`].
-    pub fn landed(&mut self, place: Option<Place>) {
-        self.letters -= usize::from(place.is_none());
+    /// A message is no longer under way. It may rest before it is [`Queue::settled`]: until then none goes behind it.
+    pub fn landed(&mut self, Settled { entry, place, fate }: &Settled) {
+        let Some(place) = place else {
+            self.letters -= 1;
+            return;
+        };
+        if *fate == Fate::Refused
+            && let Some(chain) = entry.row.order_key.as_ref().and_then(|key| self.chains.get_mut(key))
+        {
+            chain.refused(place.index);
+        }
     }
 
     /// What has become of a message that is no longer under way, as [`Chain::settled`]. What may go then is the first of its line.
@@ -302,9 +318,9 @@ mod tests {
         let index = under_way.iter().position(|going| going.entry.number == number).unwrap();
         let Going { entry, place } = under_way.remove(index);
         let mut done = Vec::new();
-        let fate = if arrived { Fate::Arrived } else { Fate::Lost };
-        queue.landed(place);
-        queue.settled(Settled { entry, place, fate }, &mut done);
+        let settled = Settled { entry, place, fate: if arrived { Fate::Arrived } else { Fate::Lost } };
+        queue.landed(&settled);
+        queue.settled(settled, &mut done);
         done.iter().map(|entry| entry.number).collect()
     }
 
@@ -355,6 +371,22 @@ mod tests {
             assert_eq!(settle(&mut queue, &mut under_way, number, true), [number]);
         }
         assert!(queue.chains.is_empty());
+    }
+
+    #[test]
+    fn behind_one_that_rests_nothing_goes() {
+        let mut queue = queue(false, &[(1, A), (2, A)]);
+        let mut under_way = going(&mut queue);
+        let Going { entry, place } = under_way.remove(0);
+        let refused = Settled { entry, place, fate: Fate::Refused };
+        queue.landed(&refused);
+        queue.push(row(3, A));
+        assert_eq!(numbers(&going(&mut queue)), [0; 0]);
+        // nor when what was beside it has arrived
+        assert_eq!(settle(&mut queue, &mut under_way, 2, true), [0; 0]);
+        assert_eq!(numbers(&going(&mut queue)), [0; 0]);
+        assert_eq!(queue.settled(refused, &mut Vec::new()), 2);
+        assert_eq!(numbers(&going(&mut queue)), [1]);
     }
 
     #[test]
