@@ -185,20 +185,28 @@ async fn acks_in_any_order_ack_what_they_name(place: &impl Place) {
     link.close().await;
 }
 
+/// To an exchange; without a subscriber it arrives in the queue for those.
+fn status(topology: &Topology, number: usize) -> Message {
+    Message { exchange: topology.status(), ..to_queue("incident_report.triaged.5.4", number) }
+}
+
 async fn publications_arrive_in_order(place: &impl Place) {
     let topology = place.topology().clone();
     let link = place.link(1).await;
     for n in 0..20 {
-        let published = link.publish(dead_letter(&topology, n));
-        within("a confirm", published).await.expect("confirmed");
+        for message in [dead_letter(&topology, n), status(&topology, n)] {
+            within("a confirm", link.publish(message)).await.expect("confirmed");
+        }
     }
     // Many at a time: in the order in which they are first polled.
-    let published = join_all((20..400).map(|n| link.publish(dead_letter(&topology, n))));
+    let published =
+        join_all((20..400).flat_map(|n| [dead_letter(&topology, n), status(&topology, n)].map(|message| link.publish(message))));
     for verdict in within("confirms", published).await {
         verdict.expect("confirmed");
     }
-    let arrived = place.contents(&topology.dead_letters(), 400).await;
-    assert_eq!(arrived, (0..400).collect::<Vec<_>>());
+    for queue in [topology.dead_letters(), topology.unrouted()] {
+        assert_eq!(place.contents(&queue, 400).await, (0..400).collect::<Vec<_>>(), "{queue}");
+    }
     link.close().await;
 }
 
@@ -207,9 +215,11 @@ async fn every_message_gets_its_own_verdict(place: &impl Place) {
     let link = place.link(1).await;
     let nowhere = format!("{}.nowhere", topology.prefix());
     let published = join_all((0..300).map(|n| {
-        let routable = n % 3 != 0;
-        let queue = if routable { topology.dead_letters() } else { nowhere.clone() };
-        link.publish(to_queue(&queue, n))
+        link.publish(match n % 3 {
+            0 => to_queue(&nowhere, n),
+            1 => status(&topology, n),
+            _ => dead_letter(&topology, n),
+        })
     }));
     for (n, verdict) in within("verdicts", published).await.into_iter().enumerate() {
         if n % 3 != 0 {
@@ -218,22 +228,17 @@ async fn every_message_gets_its_own_verdict(place: &impl Place) {
             assert!(matches!(verdict, Err(PublishError::Returned(_))), "{n}: {verdict:?}");
         }
     }
-    let expected: Vec<usize> = (0..300).filter(|n| n % 3 != 0).collect();
-    let arrived = place.contents(&topology.dead_letters(), expected.len()).await;
-    assert_eq!(arrived, expected);
+    for (rest, queue) in [(1, topology.unrouted()), (2, topology.dead_letters())] {
+        let expected: Vec<usize> = (0..300).filter(|n| n % 3 == rest).collect();
+        assert_eq!(place.contents(&queue, expected.len()).await, expected, "{queue}");
+    }
     link.close().await;
 }
 
 async fn status_without_a_consumer_is_kept(place: &impl Place) {
     let topology = place.topology().clone();
     let link = place.link(1).await;
-    let status = Message {
-        exchange: topology.status(),
-        routing_key: "incident_report.triaged.5.4".into(),
-        body: b"1".to_vec(),
-        ..Message::default()
-    };
-    within("a confirm", link.publish(status)).await.expect("confirmed");
+    within("a confirm", link.publish(status(&topology, 1))).await.expect("confirmed");
     assert_eq!(place.contents(&topology.unrouted(), 1).await, [1]);
     link.close().await;
 }

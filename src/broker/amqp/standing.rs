@@ -100,3 +100,20 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_ends_with_a_session_that_had_one() {
+        let standing = Standing::new();
+        // a connection that was never made
+        standing.not_publishing();
+        assert_eq!(standing.publishing_epoch(), 1);
+        standing.publishing();
+        standing.not_publishing();
+        standing.not_publishing();
+        assert_eq!(standing.publishing_epoch(), 2);
+    }
+}
