@@ -1,7 +1,8 @@
 //! The publishing connection: one task, two channels, a bounded window of unconfirmed messages.
 //!
 //! What goes straight to a queue, as dead letters do, has the second channel: the broker works through a channel's messages one
-//! after the other, and a flood of them would stand before everybody's. The order of messages is that of each channel.
+//! after the other, and a flood of them would stand before everybody's. (The socket is one, and the broker may
+//! stop reading it when hundreds of them are under way.) The order of messages is that of each channel.
 //!
 //! Never here: a second task on a channel (two could swap their messages), a retry (the outbox's business), a
 //! success without the broker's confirm.

@@ -6,7 +6,8 @@
 //! what lay on sled's pages before, though, and sled gives a segment free when what was in it has moved two segments on:
 //! so it is synced on the way as well, long before it has written as much.
 //!
-//! Nobody waits for it as a rule, and so it takes its time (`pace.rs`): done when commits have written half as much as it began with.
+//! Nobody waits for it as a rule, and so it takes its time (`pace.rs`): done when commits have written
+//! half as much as fills an overlay.
 //!
 //! Must never: remove a file before it is covered; let sled write two segments without a sync.
 
@@ -217,4 +218,17 @@ fn share(all: u64, done: usize, of: usize) -> u64 {
 
 fn bytes_of(piece: &Batch) -> usize {
     piece.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_have_to_get_as_far_as_the_checkpoint() {
+        assert_eq!([0, 1, 500, 999, 1_000].map(|done| share(16 << 20, done, 1_000)), [0, 16_777, 8 << 20, 16_760_438, 16 << 20]);
+        // without rows there is nothing to wait for
+        assert_eq!(share(16 << 20, 0, 0), 0);
+        assert_eq!(share(u64::MAX, usize::MAX, usize::MAX), u64::MAX);
+    }
 }

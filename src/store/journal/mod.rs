@@ -39,11 +39,13 @@ use snapshot::Resting;
 pub use snapshot::Snapshot;
 
 /// How much is journalled before the overlay is frozen, and again before its checkpoint is begun: twice as many bytes of
-/// memory, and about half as many more while a checkpoint is under way. The longer, the more rows have gone again by then; the shorter, the
+/// memory, three times when a checkpoint ends, which takes until half as much is journalled. The longer, the more rows have gone again by then; the shorter, the
 /// less there is to read at a start.
 const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.
 const WAIT_AT: u64 = 3;
+/// So many times as much at an open is brought into sled before it goes on. A checkpoint that keeps up ends with three times as much.
+const MUCH: u64 = 4;
 /// A snapshot is given up at this many times as much: the checkpoint that it puts off has to get on before commits wait.
 const GIVE_UP_AT: u64 = 2;
 
@@ -106,7 +108,7 @@ impl JournalStore {
         crash::point(Point::JournalRead);
         let (number, files) = (recovered.number, recovered.files);
         // a process that dies again and again before its first checkpoint has ended must not have more and more to remember
-        let much = files > MANY_FILES || active.bytes >= checkpoint_bytes.saturating_mul(WAIT_AT);
+        let much = files > MANY_FILES || active.bytes >= checkpoint_bytes.saturating_mul(MUCH);
         let failure = sled.failure();
         let log = Log::start(dir, recovered, Arc::clone(&failure))?;
         let shared = Arc::new(Shared { layers: RwLock::new(Layers { active, frozen: None }), sled, failure });
