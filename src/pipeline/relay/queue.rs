@@ -118,17 +118,16 @@ impl Chain {
         Place { index: self.arrived + self.places.len() - 1, epoch }
     }
 
-    fn refused(&mut self, index: usize) {
+    /// What has become of the message with that place.
+    fn becomes(&mut self, index: usize, now: At) {
         if let Some(at) = self.places.get_mut(index - self.arrived) {
-            *at = At::Refused;
+            *at = now;
         }
     }
 
     /// A message has arrived, or has not been taken. Those that are done come into `done`; given is how many have to go again.
     fn settled(&mut self, index: usize, entry: Entry, arrived: bool, done: &mut Vec<Entry>) -> usize {
-        if let Some(at) = self.places.get_mut(index - self.arrived) {
-            *at = if arrived { At::Ahead(entry) } else { At::NotTaken(entry) };
-        }
+        self.becomes(index, if arrived { At::Ahead(entry) } else { At::NotTaken(entry) });
         while let Some(At::Ahead(_)) = self.places.front()
             && let Some(At::Ahead(entry)) = self.places.pop_front()
         {
@@ -231,7 +230,7 @@ impl Queue {
         if *fate == Fate::Refused
             && let Some(chain) = entry.row.order_key.as_ref().and_then(|key| self.chains.get_mut(key))
         {
-            chain.refused(place.index);
+            chain.becomes(place.index, At::Refused);
         }
     }
 
