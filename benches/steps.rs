@@ -1,4 +1,5 @@
-//! What each step of an event costs: decode, decide by kind of row, encode, commit by size of batch, and a whole partition.
+//! What each step of an event costs: decode, decide by kind of row, encode, commit by size of batch, a whole partition, and
+//! the whole pipeline on the memory link.
 //!
 //! `cargo bench --bench steps`. Absolute figures move by a factor of two with the machine's neighbours: compare runs of
 //! one hour only (`-- --save-baseline`, `-- --baseline`).
@@ -7,10 +8,15 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use remedyd::agent::simulated::Model;
-use remedyd::broker::{Lane, Message, Token};
+use remedyd::broker::memory::MemoryBroker;
+use remedyd::broker::topology::Topology;
+use remedyd::broker::{Lane, Link as _, Message, Token};
+use remedyd::config::{Publishers, Users};
 use remedyd::machine::decide;
 use remedyd::machine::decision::Decision;
 use remedyd::machine::event::{Event, EventKind};
@@ -19,8 +25,9 @@ use remedyd::machine::subject::Subject;
 use remedyd::model::ids::{AgentId, SubjectKey, TenantId};
 use remedyd::model::time::{Timestamp, after, days, minutes};
 use remedyd::pipeline::clock::Clock;
+use remedyd::pipeline::engine::Limits;
 use remedyd::pipeline::partition::{Partition, PartitionSettings};
-use remedyd::pipeline::{recovery, rows};
+use remedyd::pipeline::{self, Recovered, Settings, recovery, rows};
 use remedyd::store::journal::JournalStore;
 use remedyd::store::memory::MemoryStore;
 use remedyd::store::sled::{SledSettings, SledStore};
@@ -40,17 +47,26 @@ fn at(minute: i64) -> Timestamp {
 fn message(id: &str, kind: &str, minute: i64, data: &Value) -> Message {
     let event = json!({ "specversion": "1.0", "id": id, "source": "bench", "type": kind, "time": at(minute).to_string(),
         "tenantid": "1.1", "data": data });
-    Message { body: event.to_string().into_bytes(), content_type: Some("application/cloudevents+json".into()), ..Message::default() }
+    Message {
+        routing_key: format!("{kind}.1.1"),
+        content_type: Some("application/cloudevents+json".into()),
+        body: event.to_string().into_bytes(),
+        ..Message::default()
+    }
 }
 
 /// A report with three tasks, a manual step and a body of some length: about 3 KiB.
 fn report(n: u64) -> Message {
+    report_about(n, 7)
+}
+
+fn report_about(n: u64, agent: u64) -> Message {
     let time = at(0).to_string();
     let task = |id: u64, action: &str| {
         json!({ "id": id, "type": "assisted", "action": action,
         "parameters": [{ "name": "path", "description": "C:\\Users\\Public\\updater.exe" }] })
     };
-    let data = json!({ "incident_report": { "id": n, "account_id": 1, "organization_id": 1, "agent_id": 7, "platform": "windows",
+    let data = json!({ "incident_report": { "id": n, "account_id": 1, "organization_id": 1, "agent_id": agent, "platform": "windows",
         "severity": "high", "status": "sent", "subject": "Persistence on host", "summary": "An autorun was found.", "body": "x".repeat(2_000),
         "sent_at": time, "updated_at": time, "status_updated_at": time, "plan_revision": 1,
         "remediations": { "total_count": 4, "has_more": false, "items": [task(1, "Kill Process"), task(2, "Delete File"),
@@ -60,14 +76,22 @@ fn report(n: u64) -> Message {
 }
 
 fn survey(minute: i64) -> Message {
+    survey_of(7, minute)
+}
+
+fn survey_of(agent: u64, minute: i64) -> Message {
     let data =
-        json!({ "agent_id": 7, "surveyed_at": at(minute).to_string(), "hostname": "h", "platform": "windows", "agent_version": "1" });
-    message(&format!("s-{minute}"), "agent.surveyed", minute, &data)
+        json!({ "agent_id": agent, "surveyed_at": at(minute).to_string(), "hostname": "h", "platform": "windows", "agent_version": "1" });
+    message(&format!("s-{agent}-{minute}"), "agent.surveyed", minute, &data)
 }
 
 fn request(kind: &str, minute: i64) -> Message {
-    let data = json!({ "incident_report_id": 1, "plan_revision": 1, "reason": "done", "actor": { "id": 1, "role": "admin" } });
-    message(&format!("{kind}-{minute}"), kind, minute, &data)
+    request_about(1, kind, minute)
+}
+
+fn request_about(report: u64, kind: &str, minute: i64) -> Message {
+    let data = json!({ "incident_report_id": report, "plan_revision": 1, "reason": "done", "actor": { "id": 1, "role": "admin" } });
+    message(&format!("{kind}-{report}-{minute}"), kind, minute, &data)
 }
 
 fn event(message: &Message) -> Event {
@@ -161,15 +185,12 @@ fn committing(c: &mut Criterion) {
 
 fn partition<S: Store>(store: S) -> (Partition<S>, Arc<S>) {
     let store = Arc::new(store);
-    let settings = PartitionSettings {
-        clock: Clock::EVENTS,
-        policy: Policy::default(),
-        model: Model::Steady,
-        dead_letter_queue: "dead".into(),
-        status_exchange: "status".into(),
-        audit_kept: days(400),
-    };
-    (recovery::open(Arc::clone(&store), settings).unwrap().0, store)
+    (recovery::open(Arc::clone(&store), settings("dead".into(), "status".into())).unwrap().0, store)
+}
+
+fn settings(dead_letter_queue: String, status_exchange: String) -> PartitionSettings {
+    let (clock, policy, model) = (Clock::EVENTS, Policy::default(), Model::Steady);
+    PartitionSettings { clock, policy, model, dead_letter_queue, status_exchange, audit_kept: days(400) }
 }
 
 /// 64 surveys of a quiet agent each, decoded, decided and committed.
@@ -210,5 +231,67 @@ fn turn<S: Store>(partition: &mut Partition<S>, store: &Arc<S>, messages: Vec<Me
     }
 }
 
-criterion_group!(benches, decoding, deciding, encoding, committing, whole);
+const HOSTS: u64 = 64;
+
+/// Of 64 hosts each a report, its approval and the survey that runs its three tasks, from the queue to the confirm.
+fn piped(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pipeline");
+    group.throughput(Throughput::Elements(3 * HOSTS));
+    pipe(&mut group, "memory", MemoryStore::new());
+    let dir = tempfile::tempdir().unwrap();
+    pipe(&mut group, "journal", JournalStore::open(dir.path(), SledSettings::default()).unwrap());
+}
+
+fn pipe(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, store: impl Store) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let topology = Topology::new(1).unwrap();
+    let broker = MemoryBroker::new(&topology);
+    let mut status = broker.declare_tap(&topology.status(), "#");
+    let link = Arc::new(broker.link(0, 2_000));
+    let settings = Settings {
+        partition: settings(topology.dead_letters(), topology.status()),
+        limits: Limits { batch_events: 256, outbox_rows: 100_000, repeats: 1_000, drain: Duration::from_secs(10) },
+        users: Arc::new(Publishers::new(Users::Anyone)),
+        publish_window: 1_000,
+    };
+    let pipeline = runtime.block_on(async {
+        let recovered = Recovered::read(Arc::new(store), settings).unwrap();
+        pipeline::start("engine", recovered, Arc::clone(&link)).unwrap()
+    });
+    // ids begin with 1
+    let mut hosts = 1;
+    group.bench_function(name, |b| {
+        b.iter_batched(
+            || {
+                hosts += HOSTS;
+                let hosts = hosts - HOSTS..hosts;
+                let reports = hosts.clone().map(|n| report_about(n, n));
+                let decided = reports.chain(hosts.clone().map(|n| request_about(n, "remediations.approved", 1)));
+                [decided.collect::<Vec<_>>(), hosts.map(|n| survey_of(n, 2)).collect()]
+            },
+            |lanes| {
+                // one after the other: a survey that overtakes the approval runs nothing
+                for messages in lanes {
+                    for message in messages {
+                        broker.publish(Message { exchange: topology.events(), ..message });
+                    }
+                    runtime.block_on(async {
+                        broker.idle().await;
+                        pipeline.quiesced().await;
+                    });
+                }
+                let published = std::iter::from_fn(|| status.try_recv().ok());
+                let completed = published.filter(|message| String::from_utf8_lossy(&message.body).contains(r#""to":"completed""#)).count();
+                assert_eq!(completed as u64, 3 * HOSTS);
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    runtime.block_on(async {
+        pipeline.drain().await.unwrap();
+        link.close().await;
+    });
+}
+
+criterion_group!(benches, decoding, deciding, encoding, committing, whole, piped);
 criterion_main!(benches);
