@@ -43,6 +43,8 @@ pub struct Sealed {
     pub followers: Followers,
     /// Confirmed messages that it takes out of the outbox.
     pub removed_rows: usize,
+    /// How many of its writes, the first ones, have been laid over the store.
+    laid_over: usize,
 }
 
 impl Sealed {
@@ -61,6 +63,8 @@ pub struct Writes<S> {
     /// Per key the newest write that is not known to be durable, and the batch it is in.
     pending: BTreeMap<Bytes, (u64, Option<Bytes>)>,
     keys: Vec<Bytes>,
+    /// Of the batch that is being built: what is not laid over the store.
+    blind: Vec<(Bytes, Option<Bytes>)>,
     archive: Vec<Vec<u8>>,
     /// Of the batch that is being built: keys, values and lines, what it has written twice counted twice.
     bytes: usize,
@@ -74,6 +78,7 @@ impl<S: Store> Writes<S> {
             number: 1,
             pending: BTreeMap::new(),
             keys: Vec::new(),
+            blind: Vec::new(),
             archive: Vec::new(),
             bytes: 0,
             followers: Followers::default(),
@@ -117,6 +122,22 @@ impl<S: Store> Writes<S> {
         self.write(key.into(), None);
     }
 
+    /// A blind write: of a row that is only read at a start, and by those who look at the store. [`Writes::get`] does not see it
+    /// before it is durable, and every write to its key is one of these.
+    pub fn put_blind(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.write_blind(key, Some(value));
+    }
+
+    /// As [`Writes::put_blind`].
+    pub fn remove_blind(&mut self, key: Vec<u8>) {
+        self.write_blind(key, None);
+    }
+
+    fn write_blind(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.blind.push((key.into(), value.map(Bytes::from)));
+    }
+
     /// A line for the archive, with this batch.
     pub fn archive(&mut self, line: Vec<u8>) {
         self.bytes += line.len();
@@ -141,12 +162,12 @@ impl<S: Store> Writes<S> {
 
     /// Nothing has been written or is waiting for the batch being built.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.followers.acks.is_empty()
+        self.rows() == 0 && self.followers.acks.is_empty()
     }
 
     /// How many rows the batch being built writes.
     pub fn rows(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.blind.len()
     }
 
     /// How many bytes the batch being built has taken so far.
@@ -165,12 +186,14 @@ impl<S: Store> Writes<S> {
                 batch.writes.push((key, value.clone()));
             }
         }
-        Sealed { number, batch, followers: std::mem::take(&mut self.followers), removed_rows: 0 }
+        let laid_over = batch.writes.len();
+        batch.writes.append(&mut self.blind);
+        Sealed { number, batch, followers: std::mem::take(&mut self.followers), removed_rows: 0, laid_over }
     }
 
     /// The store has the batch: what was laid over it for it is taken off.
     pub fn committed(&mut self, sealed: &Sealed) {
-        for (key, _) in &sealed.batch.writes {
+        for (key, _) in &sealed.batch.writes[..sealed.laid_over] {
             if self.pending.get(key).is_some_and(|(number, _)| *number == sealed.number) {
                 self.pending.remove(key);
             }
@@ -216,6 +239,23 @@ mod tests {
         assert_eq!(writes.get(b"b").expect("read").as_deref(), Some(&b"1"[..]));
         let second = writes.seal();
         assert_eq!(second.batch.writes, vec![(Bytes::from_static(b"a"), Some(Bytes::from_static(b"2")))]);
+    }
+
+    #[test]
+    fn a_blind_write_is_seen_when_it_is_durable() {
+        let mut writes = Writes::new(Arc::new(MemoryStore::new()));
+        writes.put_blind(b"o/1".to_vec(), b"1".to_vec());
+        writes.put(b"s/1".to_vec(), b"1".to_vec());
+        assert_eq!((writes.rows(), writes.bytes(), writes.get(b"o/1").expect("read")), (2, 8, None));
+        let first = writes.seal();
+        writes.remove_blind(b"o/1".to_vec());
+        assert!(!writes.is_empty());
+        writes.store().commit(&first.batch).expect("commit");
+        writes.committed(&first);
+        assert_eq!(writes.get(b"o/1").expect("read").as_deref(), Some(&b"1"[..]));
+        let second = writes.seal();
+        assert_eq!(second.batch.writes, vec![(Bytes::from_static(b"o/1"), None)]);
+        assert!(writes.is_empty());
     }
 
     #[test]

@@ -384,8 +384,8 @@ impl<S: Store> Partition<S> {
         }
         self.move_timer(tenant, key, due.0, due.1);
         match in_field {
-            (false, true) => self.writes.put(keys::open_attempts(tenant, key), Vec::new()),
-            (true, false) => self.writes.remove(keys::open_attempts(tenant, key)),
+            (false, true) => self.writes.put_blind(keys::open_attempts(tenant, key), Vec::new()),
+            (true, false) => self.writes.remove_blind(keys::open_attempts(tenant, key)),
             (true, true) | (false, false) => {}
         }
         for notice in &notices {
@@ -416,11 +416,11 @@ impl<S: Store> Partition<S> {
         }
         if let Some(from) = from {
             self.timers.remove(&(from, tenant, key));
-            self.writes.remove(keys::timer(from, tenant, key));
+            self.writes.remove_blind(keys::timer(from, tenant, key));
         }
         if let Some(to) = to {
             self.timers.insert((to, tenant, key));
-            self.writes.put(keys::timer(to, tenant, key), Vec::new());
+            self.writes.put_blind(keys::timer(to, tenant, key), Vec::new());
         }
     }
 
@@ -428,7 +428,7 @@ impl<S: Store> Partition<S> {
         let number = self.next_outbox;
         self.next_outbox += 1;
         self.unconfirmed += 1;
-        self.writes.put(keys::outbox(number), row.encode());
+        self.writes.put_blind(keys::outbox(number), row.encode());
         self.writes.followers.outbox.push((number, row));
     }
 
@@ -471,7 +471,7 @@ impl<S: Store> Partition<S> {
         let confirmed = std::mem::take(&mut self.confirmed_rows);
         let removed_rows = confirmed.len();
         for number in confirmed {
-            self.writes.remove(keys::outbox(number));
+            self.writes.remove_blind(keys::outbox(number));
             crash::point(Point::RowDropped);
         }
         if self.writes.is_empty() {
@@ -485,7 +485,9 @@ impl<S: Store> Partition<S> {
         self.archiving.step(&mut self.writes, now, self.settings.audit_kept)?;
         self.writes.followers.settled = self.counters.settled();
         self.gauge();
-        Ok(Some(Sealed { removed_rows, ..self.writes.seal() }))
+        let mut sealed = self.writes.seal();
+        sealed.removed_rows = removed_rows;
+        Ok(Some(sealed))
     }
 
     /// The batch is durable.
