@@ -219,9 +219,7 @@ async fn measure(plan: &Plan, stage: &mut Stage, mut reference: Option<&mut Stag
 /// What is measured at half of the maximum, and the maximum of surveys alone.
 async fn halves(plan: &Plan, stage: &mut Stage, results: &mut Results) -> anyhow::Result<()> {
     stage.rig.world.set_survey_percent(100);
-    let mut surveys = stage.saturate("surveys", plan.seconds).await?.phase;
-    // what little is published is about what was there before, and says nothing of how many were done
-    surveys.events_per_s = surveys.consumed_per_s;
+    let surveys = stage.saturate("surveys", plan.seconds).await?.phase;
     stage.rig.world.set_survey_percent(plan.mix.survey_percent);
     results.surveys_per_s = Some(surveys.events_per_s);
     results.phases.push(surveys);

@@ -184,7 +184,7 @@ impl World {
             return self.step(report, step, at_us, now);
         }
         let tenant = self.any_tenant();
-        if self.mix.survey_percent >= 100 || self.surveys * 100 < self.sent_with_mix * self.mix.survey_percent as usize {
+        if self.sends_surveys_alone() || self.surveys * 100 < self.sent_with_mix * self.mix.survey_percent as usize {
             let agent = self.next_agent(tenant);
             return self.survey(tenant, agent, 0, now);
         }
@@ -195,6 +195,11 @@ impl World {
     pub fn informational(&mut self, tenant: u32, now: Timestamp) -> Event {
         let agent = self.next_agent(tenant);
         self.create(tenant, agent, Shape::None, Severity::Low, Fate::Smooth, now)
+    }
+
+    /// Whether there are no new reports, only steps of those that were there before.
+    pub fn sends_surveys_alone(&self) -> bool {
+        self.mix.survey_percent >= 100
     }
 
     /// From now on: of a hundred events so many surveys.
