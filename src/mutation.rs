@@ -59,6 +59,7 @@ defects! {
     OvertakenIsDone: "2", "what has overtaken a refused message is not sent again behind it";
     OneLineForAll: "19", "a tenant waits behind everything that another has sent before";
     EpochIgnored: "2", "what was lost with its connection is published on the next one beside what stands behind it";
+    RemovalForgotten: "11", "a row leaves the overlay with nothing behind it although sled may have it";
 }
 
 impl Defect {

@@ -16,7 +16,7 @@ use dice::Dice;
 use remedyd::store::journal::{JournalStore, Snapshot};
 use remedyd::store::sled::{SledSettings, SledStore};
 use remedyd::store::transfer::{Source, TransferError};
-use remedyd::store::{Batch, Row, Store, StoreError};
+use remedyd::store::{Batch, Row, Store, StoreError, keys};
 
 const CHECKPOINT_BYTES: u64 = 20_000;
 
@@ -113,8 +113,8 @@ impl Life {
     fn commit(&mut self) {
         let mut batch = Batch::default();
         for _ in 0..=self.dice.roll(6) {
-            let key = format!("{}/{:02}", ["a", "b"][self.dice.roll(2) as usize], self.dice.roll(40)).into_bytes();
-            if self.dice.roll(3) == 0 {
+            let key = format!("{}/{:02}", ["a", "b", "o"][self.dice.roll(3) as usize], self.dice.roll(40)).into_bytes();
+            if self.dice.roll(3) == 0 || (keys::is_never_overwritten(&key) && self.rows.contains_key(&key)) {
                 self.rows.remove(&key);
                 batch.remove(key);
             } else {

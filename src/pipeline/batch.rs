@@ -123,7 +123,8 @@ impl<S: Store> Writes<S> {
     }
 
     /// A blind write: of a row that is only read at a start, and by those who look at the store. [`Writes::get`] does not see it
-    /// before it is durable, and every write to its key is one of these.
+    /// before it is durable, and every write to its key is one of these. Put only where there is none: see
+    /// [`keys::is_never_overwritten`].
     pub fn put_blind(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.write_blind(key, Some(value));
     }
@@ -134,6 +135,7 @@ impl<S: Store> Writes<S> {
     }
 
     fn write_blind(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        debug_assert!(keys::is_never_overwritten(&key));
         self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         self.blind.push((key.into(), value.map(Bytes::from)));
     }

@@ -35,6 +35,12 @@ pub const AUDIT: &[u8] = b"a/";
 pub const ENDED: &[u8] = b"z/";
 pub const CLOCK: &[u8] = b"m/clock";
 
+/// Whether a row of this key is put only where there is none: an outbox row has a number above all that there are, and a
+/// subject has one timer and is in the field or not. When it is removed soon after, a store need not know of it any more.
+pub fn is_never_overwritten(key: &[u8]) -> bool {
+    [OUTBOX, TIMERS, OPEN_ATTEMPTS].iter().any(|prefix| key.starts_with(prefix))
+}
+
 pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
     format!("s/{tenant}/{key}").into_bytes()
 }

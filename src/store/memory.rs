@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::sled::check_limits;
-use super::{Batch, Row, Store, StoreError};
+use super::{Batch, Row, Store, StoreError, keys};
 
 type Rows = BTreeMap<Vec<u8>, Arc<[u8]>>;
 /// A batch that readers see and the disk does not have yet.
@@ -237,9 +237,11 @@ fn io_error(what: &str) -> StoreError {
 fn apply(batch: &Batch, disk: &mut Durable) {
     disk.archive.extend_from_slice(&batch.archive);
     for (key, value) in &batch.writes {
-        match value {
+        let before = match value {
             Some(value) => disk.rows.insert(key.to_vec(), Arc::from(value.as_ref())),
             None => disk.rows.remove(key.as_ref()),
         };
+        let overwritten = before.is_some() && value.is_some();
+        debug_assert!(!overwritten || !keys::is_never_overwritten(key), "{} is there already", key.escape_ascii());
     }
 }

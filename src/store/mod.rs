@@ -18,6 +18,8 @@
 //! 7. Lines for the archive are durable before the batch they come with is; after a crash between the two, the next
 //!    batch brings them again, identically.
 //! 8. Opening never starts empty where something was: a locked, damaged or newer store is an error.
+//!
+//! Whoever commits puts a row that is never overwritten ([`keys::is_never_overwritten`]) only where there is none of its key.
 
 pub mod journal;
 pub mod keys;

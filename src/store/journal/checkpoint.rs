@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::overlay::Layer;
+use super::overlay::{Layer, Newest};
 use super::pace::{Pace, Wish};
 use super::{Shared, half_done, log};
 use crate::crash::{self, Point};
@@ -186,12 +186,13 @@ impl Worker {
 
     /// The next rows that the overlay above has not replaced, as many as make a piece. Whatever that overlay has is durable
     /// in a newer file.
-    fn piece<'a>(&self, rows: &mut impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>) -> Result<Batch, StoreError> {
+    fn piece<'a>(&self, rows: &mut impl Iterator<Item = (&'a Box<[u8]>, &'a Newest)>) -> Result<Batch, StoreError> {
         let layers = self.shared.layers()?;
         let (mut piece, mut bytes) = (Batch::default(), 0);
-        for (key, value) in rows.take(ROWS_LOOKED_AT).filter(|(key, _)| !layers.active.rows.contains_key(*key)) {
+        for (key, newest) in rows.take(ROWS_LOOKED_AT).filter(|(key, _)| !layers.active.rows.contains_key(*key)) {
+            let value = newest.value().map(Bytes::copy_from_slice);
             bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-            piece.writes.push((key.clone(), value.clone()));
+            piece.writes.push((Bytes::copy_from_slice(key), value));
             if piece.writes.len() == ROWS_A_PIECE || bytes >= SYNC_EACH_BYTES {
                 break;
             }

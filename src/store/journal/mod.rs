@@ -98,7 +98,7 @@ impl JournalStore {
         let mut active = Layer::default();
         let recovered = log::recover(dir, covered, |batch| {
             if !mutation::seeded(Defect::JournalNotReplayed) {
-                active.apply(&batch);
+                active.replay(&batch);
             }
         })?;
         sled.drop_torn(|key| active.rows.contains_key(key))?;
@@ -168,7 +168,7 @@ impl Lane {
         self.number = number;
         let mut bytes = {
             let mut layers = shared.layers.write().map_err(|_| half_done())?;
-            layers.active.apply(batch);
+            layers.apply(batch);
             layers.active.bytes
         };
         self.checkpoints.look(shared)?;
@@ -250,25 +250,25 @@ mod tests {
         let rows =
             |store: &JournalStore| store.scan(b"", b"", usize::MAX).map(|rows| rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>());
         let mut batch = Batch::default();
-        ["o/1", "o/2", "o/3"].into_iter().for_each(|key| batch.put(key, vec![b'x'; 100_000]));
+        ["r/1", "r/2", "r/3"].into_iter().for_each(|key| batch.put(key, vec![b'x'; 100_000]));
         let store = open().expect("open");
         store.commit(&batch).and_then(|()| store.checkpoint()).expect("in sled");
         let mut batch = Batch::default();
-        batch.remove("o/1");
-        batch.put("o/2", vec![b'y'; 100_000]);
+        batch.remove("r/1");
+        batch.put("r/2", vec![b'y'; 100_000]);
         store.commit(&batch).expect("in the journal");
-        ["o/1", "o/2"].into_iter().for_each(|key| store.shared.sled.tear(key.as_bytes()));
+        ["r/1", "r/2"].into_iter().for_each(|key| store.shared.sled.tear(key.as_bytes()));
         drop(store);
         let store = open().expect("open");
-        assert_eq!(rows(&store).expect("whole"), [b"o/2", b"o/3"]);
-        assert_eq!(store.get(b"o/2").expect("read"), Some(vec![b'y'; 100_000]));
+        assert_eq!(rows(&store).expect("whole"), [b"r/2", b"r/3"]);
+        assert_eq!(store.get(b"r/2").expect("read"), Some(vec![b'y'; 100_000]));
         store.checkpoint().expect("in sled");
-        assert_eq!(rows(&store).expect("whole"), [b"o/2", b"o/3"]);
+        assert_eq!(rows(&store).expect("whole"), [b"r/2", b"r/3"]);
         // what the journal does not have is damaged
-        store.shared.sled.tear(b"o/3");
+        store.shared.sled.tear(b"r/3");
         drop(store);
         let error = open().and_then(|store| rows(&store)).expect_err("damaged");
-        assert!(error.to_string().contains("chunk 0 of o/3 is missing"), "{error}");
+        assert!(error.to_string().contains("chunk 0 of r/3 is missing"), "{error}");
     }
 
     /// As when commits have had to wait for a checkpoint: the overlay that is frozen then is a large one.
@@ -277,8 +277,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let store = JournalStore::open_with(dir.path(), SledSettings::default(), 8_000).expect("open");
         let (mut much, mut more) = (Batch::default(), Batch::default());
-        much.put("o/1", vec![b'x'; 30_000]);
-        more.put("o/2", vec![b'x'; 7_000]);
+        much.put("r/1", vec![b'x'; 30_000]);
+        more.put("r/2", vec![b'x'; 7_000]);
         let begun = || store.lane.lock().expect("lane").resting.is_none();
         store.commit(&much).expect("commit");
         assert!(!begun());

@@ -1,20 +1,43 @@
 //! What is in the journal and not yet in sled, as readers see it. Never here: a file.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Range;
+use std::collections::btree_map::{Entry, Range};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::store::{Batch, Row, StoreError};
+use crate::mutation::{self, Defect};
+use crate::store::{Batch, Row, StoreError, keys};
 
-/// By key the newest value; `None` is removed.
-type Rows = BTreeMap<Bytes, Option<Bytes>>;
+/// By key what is newest of it. Copies, which are smaller than a share in what the batch has.
+type Rows = BTreeMap<Box<[u8]>, Newest>;
 
 /// Of a layer's rows those from some key on.
-type Within<'a> = Peekable<Range<'a, Bytes, Option<Bytes>>>;
+type Within<'a> = Peekable<Range<'a, Box<[u8]>, Newest>>;
+
+pub(super) enum Newest {
+    Removed,
+    Put {
+        value: Box<[u8]>,
+        /// Nothing that is beneath has the key: when it is removed, nothing need be known of it any more.
+        new: bool,
+    },
+}
+
+impl Newest {
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Newest::Removed => None,
+            Newest::Put { value, .. } => Some(value),
+        }
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(self, Newest::Put { new: true, .. })
+    }
+}
 
 /// The sum of some batches.
 #[derive(Default)]
@@ -26,10 +49,25 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub fn apply(&mut self, batch: &Batch) {
+    /// A batch that the journal had at an open. Of its rows, any may have got to sled in a checkpoint that did not end.
+    pub fn replay(&mut self, batch: &Batch) {
+        self.take(batch, |key| mutation::seeded(Defect::RemovalForgotten) && keys::is_never_overwritten(key));
+    }
+
+    fn take(&mut self, batch: &Batch, is_new: impl Fn(&[u8]) -> bool) {
         for (key, value) in &batch.writes {
             self.bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
-            self.rows.insert(key.clone(), value.clone());
+            match (self.rows.entry(Box::from(key.as_ref())), value) {
+                (Entry::Occupied(entry), None) if entry.get().is_new() => drop(entry.remove()),
+                (Entry::Occupied(mut entry), Some(value)) => {
+                    let new = entry.get().is_new();
+                    entry.insert(Newest::Put { value: Box::from(value.as_ref()), new });
+                }
+                (Entry::Vacant(entry), Some(value)) => {
+                    entry.insert(Newest::Put { value: Box::from(value.as_ref()), new: is_new(key) });
+                }
+                (entry, None) => drop(entry.insert_entry(Newest::Removed)),
+            }
         }
         self.bytes += batch.archive.iter().map(|line| line.len() as u64).sum::<u64>();
         self.archive.extend_from_slice(&batch.archive);
@@ -47,10 +85,17 @@ pub(super) struct Layers {
 }
 
 impl Layers {
+    /// A batch that has been committed.
+    pub fn apply(&mut self, batch: &Batch) {
+        let frozen = self.frozen.as_deref().filter(|_| !mutation::seeded(Defect::RemovalForgotten));
+        // where a layer has it as removed, sled may have it still
+        self.active.take(batch, |key| keys::is_never_overwritten(key) && frozen.is_none_or(|frozen| !frozen.rows.contains_key(key)));
+    }
+
     /// Whether a layer says something of the key, and what.
     pub fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         let of_frozen = || self.frozen.as_ref().and_then(|frozen| frozen.rows.get(key));
-        self.active.rows.get(key).or_else(of_frozen).map(Option::as_deref)
+        self.active.rows.get(key).or_else(of_frozen).map(Newest::value)
     }
 
     /// The active layer becomes the frozen one; there must be none.
@@ -90,9 +135,9 @@ impl Layers {
                     (_, Some(above)) => {
                         let above = above.to_vec();
                         let _replaced = page.next_if(|(key, _)| *key == above);
-                        let older = frozen.next_if(|(key, _)| **key == above);
-                        let newest = active.next_if(|(key, _)| **key == above).or(older);
-                        if let Some((_, Some(value))) = newest {
+                        let older = frozen.next_if(|(key, _)| ***key == *above);
+                        let newest = active.next_if(|(key, _)| ***key == *above).or(older);
+                        if let Some(value) = newest.and_then(|(_, newest)| newest.value()) {
                             found.push((above, value.to_vec()));
                         }
                     }
@@ -126,9 +171,9 @@ mod tests {
             .commit(&batch(&[("a/1", Some("s")), ("a/2", Some("s")), ("a/3", Some("s")), ("a/7", Some("s")), ("b/1", Some("s"))]))
             .expect("commit");
         let mut layers = Layers { active: Layer::default(), frozen: None };
-        layers.active.apply(&batch(&[("a/2", None), ("a/3", Some("f")), ("a/4", Some("f")), ("a/5", Some("f"))]));
+        layers.apply(&batch(&[("a/2", None), ("a/3", Some("f")), ("a/4", Some("f")), ("a/5", Some("f"))]));
         layers.freeze();
-        layers.active.apply(&batch(&[
+        layers.apply(&batch(&[
             ("a/0", Some("a")),
             ("a/1", None),
             ("a/4", None),
@@ -148,5 +193,41 @@ mod tests {
             assert_eq!(scan(from, usize::MAX), expected[index.min(expected.len())..], "from {from}");
         }
         assert_eq!((layers.get(b"a/1"), layers.get(b"a/5"), layers.get(b"a/7")), (Some(None), Some(Some(&b"f"[..])), None));
+    }
+
+    /// Beside a row that may be overwritten.
+    #[test]
+    fn of_a_new_row_that_is_removed_nothing_is_left() {
+        let known = |layer: &Layer| layer.rows.iter().map(|(key, newest)| (key.to_vec(), newest.value().is_some())).collect::<Vec<_>>();
+        let (put, removal) = (batch(&[("o/1", Some("x")), ("r/1", Some("x"))]), batch(&[("o/1", None), ("r/1", None)]));
+        let removed = |keys: &[&str]| keys.iter().map(|key| (key.as_bytes().to_vec(), false)).collect::<Vec<_>>();
+
+        let mut layers = Layers { active: Layer::default(), frozen: None };
+        for _ in 0..2 {
+            layers.apply(&put);
+            layers.apply(&removal);
+            assert_eq!(known(&layers.active), removed(&["r/1"]));
+        }
+        // the frozen one has it: it may be on its way into sled
+        layers.apply(&put);
+        layers.freeze();
+        layers.apply(&removal);
+        assert_eq!(known(&layers.active), removed(&["o/1", "r/1"]));
+        assert_eq!(layers.get(b"o/1"), Some(None));
+        layers.apply(&put);
+        layers.apply(&removal);
+        assert_eq!(known(&layers.active), removed(&["o/1", "r/1"]));
+        // the frozen one has it as removed, and its checkpoint leaves out what the other one says something of
+        layers.frozen = None;
+        layers.freeze();
+        layers.apply(&put);
+        layers.frozen = None;
+        layers.apply(&removal);
+        assert_eq!(known(&layers.active), removed(&["o/1", "r/1"]));
+        // a checkpoint that did not end may have brought it into sled
+        let mut layer = Layer::default();
+        layer.replay(&put);
+        layer.replay(&removal);
+        assert_eq!(known(&layer), removed(&["o/1", "r/1"]));
     }
 }
