@@ -150,10 +150,10 @@ pub const STORE_DIR: Key = Key {
 };
 pub const CACHE_MIB: Key = Key {
     path: "store.cache_mib",
-    kind: Kind::Number { default: 128, min: 64, max: 256, unit: "MiB" },
+    kind: Kind::Number { default: 96, min: 64, max: 256, unit: "MiB" },
     about: &[
-        "Page cache of each partition's store. Below 64 a survey herd reads from disk; above 256 a million agents no",
-        "longer fit in 512 MiB.",
+        "Page cache of each partition's store; a third more of memory. Below 64 a survey herd reads from disk; above 96 a",
+        "million agents no longer fit in 512 MiB.",
     ],
 };
 pub const AUDIT_DAYS: Key = Key {

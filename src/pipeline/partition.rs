@@ -38,8 +38,8 @@ use super::parking::Parking;
 use super::rows::{self, InboxRow, OutboxRow, SubjectRow};
 use super::sweep::{Sweep, day_of};
 
-/// Subjects kept decoded: at about 2 KiB each some 64 MiB.
-const CACHED_SUBJECTS: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
+/// Subjects kept decoded: at about 2 KiB each some 32 MiB.
+const CACHED_SUBJECTS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// How far ahead of ours a producer's clock may be. A survey from the far future would make every later one
 /// of its agent "older", and the agent deaf for good.

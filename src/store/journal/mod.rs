@@ -39,9 +39,9 @@ use snapshot::Resting;
 pub use snapshot::Snapshot;
 
 /// How much is journalled before the overlay is frozen, and again before its checkpoint is begun: twice as many bytes of
-/// memory, three times when a checkpoint ends, which takes until half as much is journalled. The longer, the more rows have gone again by then; the shorter, the
-/// less there is to read at a start.
-const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+/// memory, three times when a checkpoint ends, which takes until half as much is journalled. The longer, the more rows have
+/// gone again by then; the shorter, the less memory, and the less there is to read at a start.
+const CHECKPOINT_BYTES: u64 = 24 * 1024 * 1024;
 /// When a checkpoint cannot keep up, commits wait for it at this many times as much.
 const WAIT_AT: u64 = 3;
 /// So many times as much at an open is brought into sled before it goes on. A checkpoint that keeps up ends with three times as much.
