@@ -53,10 +53,11 @@ impl FromStr for TenantId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || TenantIdError(text.chars().take(64).collect());
         let (account, organization) = text.split_once('.').ok_or_else(wrong)?;
-        let number = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
-        let tenant = TenantId { account: number(account)?, organization: number(organization)? };
         // one tenant, one spelling: "05.4" or "+5.4" must not become a second key for the same tenant
-        if tenant.to_string() == text { Ok(tenant) } else { Err(wrong()) }
+        let is_canonical = |digits: &str| digits == "0" || digits.starts_with(|first| matches!(first, '1'..='9'));
+        let number = |digits: &str| Some(digits).filter(|digits| is_canonical(digits)).and_then(|digits| digits.parse().ok());
+        let parts = number(account).zip(number(organization));
+        parts.map(|(account, organization)| TenantId { account, organization }).ok_or_else(wrong)
     }
 }
 
@@ -93,15 +94,21 @@ impl SubjectKey {
             SubjectKey::Identity(_) | SubjectKey::Report(_) => None,
         }
     }
+
+    /// What it is shown as: `<kind>/<id>`.
+    pub fn parts(self) -> (&'static str, u64) {
+        match self {
+            SubjectKey::Agent(AgentId(id)) => ("agents", id),
+            SubjectKey::Identity(IdentityId(id)) => ("identities", id),
+            SubjectKey::Report(ReportId(id)) => ("reports", id),
+        }
+    }
 }
 
 impl fmt::Display for SubjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SubjectKey::Agent(id) => write!(f, "agents/{id}"),
-            SubjectKey::Identity(id) => write!(f, "identities/{id}"),
-            SubjectKey::Report(id) => write!(f, "reports/{id}"),
-        }
+        let (kind, id) = self.parts();
+        write!(f, "{kind}/{id}")
     }
 }
 
@@ -112,7 +119,25 @@ mod tests {
     #[test]
     fn a_tenant_has_one_spelling() {
         assert_eq!("5.4".parse(), Ok(TenantId { account: 5, organization: 4 }));
-        for wrong in ["", "5", "5.", ".4", "05.4", "+5.4", "5.4.1", "5.x", "99999999999999999999.1", " 5.4"] {
+        assert_eq!("0.18446744073709551615".parse(), Ok(TenantId { account: 0, organization: u64::MAX }));
+        for wrong in [
+            "",
+            "5",
+            "5.",
+            ".4",
+            "05.4",
+            "5.04",
+            "00.4",
+            "+5.4",
+            "5.+4",
+            "-5.4",
+            "5.4.1",
+            "5.x",
+            "5x.4",
+            "5.4 ",
+            "99999999999999999999.1",
+            " 5.4",
+        ] {
             assert!(wrong.parse::<TenantId>().is_err(), "{wrong:?} was taken");
         }
     }

@@ -21,6 +21,66 @@
 use crate::model::ids::{AgentId, IdentityId, ReportId, SubjectKey, TenantId};
 use crate::model::time::Timestamp;
 
+/// The longest key is a timer's with the longest numbers: 92 bytes.
+const LONGEST: usize = 96;
+
+/// A key that is being written, on the stack until it is whole: each row of a batch has one, and to format it would take longer
+/// than some decisions.
+struct Key {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+impl Key {
+    fn of(kind: &[u8]) -> Self {
+        let mut key = Self { bytes: [0; LONGEST], length: 0 };
+        key.text(kind);
+        key
+    }
+
+    fn text(&mut self, text: &[u8]) -> &mut Self {
+        let end = self.length + text.len();
+        self.bytes[self.length..end].copy_from_slice(text);
+        self.length = end;
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.text(itoa::Buffer::new().format(number).as_bytes())
+    }
+
+    /// A number that keys are in the order of.
+    fn digits(&mut self, number: u64) -> &mut Self {
+        let end = self.length + 16;
+        // cannot fail: the slice is twice as long as the number
+        let _whole = hex::encode_to_slice(number.to_be_bytes(), &mut self.bytes[self.length..end]);
+        self.length = end;
+        self
+    }
+
+    /// Milliseconds before 1970 do not occur: event times are checked at the edge.
+    fn time(&mut self, at: Timestamp) -> &mut Self {
+        self.digits(u64::try_from(at.as_millisecond()).unwrap_or(0))
+    }
+
+    fn slash(&mut self) -> &mut Self {
+        self.text(b"/")
+    }
+
+    fn tenant(&mut self, tenant: TenantId) -> &mut Self {
+        self.number(tenant.account).text(b".").number(tenant.organization)
+    }
+
+    fn subject(&mut self, subject: SubjectKey) -> &mut Self {
+        let (kind, id) = subject.parts();
+        self.text(kind.as_bytes()).slash().number(id)
+    }
+
+    fn end(&self) -> Vec<u8> {
+        self.bytes[..self.length].to_vec()
+    }
+}
+
 pub const OUTBOX: &[u8] = b"o/";
 pub const TIMERS: &[u8] = b"t/";
 pub const OPEN_ATTEMPTS: &[u8] = b"x/";
@@ -42,24 +102,24 @@ pub fn is_never_overwritten(key: &[u8]) -> bool {
 }
 
 pub fn subject(tenant: TenantId, key: SubjectKey) -> Vec<u8> {
-    format!("s/{tenant}/{key}").into_bytes()
+    Key::of(SUBJECTS).tenant(tenant).slash().subject(key).end()
 }
 
 pub fn report(tenant: TenantId, report: ReportId) -> Vec<u8> {
-    format!("r/{tenant}/{report}").into_bytes()
+    Key::of(REPORTS).tenant(tenant).slash().number(report.0).end()
 }
 
 pub fn narrative(tenant: TenantId, report: ReportId) -> Vec<u8> {
-    format!("n/{tenant}/{report}").into_bytes()
+    Key::of(NARRATIVES).tenant(tenant).slash().number(report.0).end()
 }
 
 pub fn organization(tenant: TenantId) -> Vec<u8> {
-    format!("g/{tenant}").into_bytes()
+    Key::of(ORGANIZATIONS).tenant(tenant).end()
 }
 
 /// The subjects of one tenant.
 pub fn subjects_of(tenant: TenantId) -> Vec<u8> {
-    format!("s/{tenant}/").into_bytes()
+    Key::of(SUBJECTS).tenant(tenant).slash().end()
 }
 
 /// The subject in a subject key.
@@ -73,12 +133,12 @@ pub fn subject_parts(key: &[u8]) -> Option<(TenantId, SubjectKey)> {
 }
 
 pub fn audit_of(tenant: TenantId) -> Vec<u8> {
-    format!("a/{tenant}/").into_bytes()
+    Key::of(AUDIT).tenant(tenant).slash().end()
 }
 
 /// `n` tells decisions of one millisecond apart.
 pub fn audit(tenant: TenantId, at: Timestamp, n: u64) -> Vec<u8> {
-    format!("a/{tenant}/{:016x}/{n:016x}", at.as_millisecond().max(0)).into_bytes()
+    Key::of(AUDIT).tenant(tenant).slash().time(at).slash().digits(n).end()
 }
 
 /// Whose audit a key belongs to, and the time in it.
@@ -89,7 +149,7 @@ pub fn audit_parts(key: &[u8]) -> Option<(TenantId, Timestamp)> {
 }
 
 pub fn ended(due: Timestamp, tenant: TenantId, report: ReportId) -> Vec<u8> {
-    format!("z/{:016x}/{tenant}/{report}", due.as_millisecond().max(0)).into_bytes()
+    Key::of(ENDED).time(due).slash().tenant(tenant).slash().number(report.0).end()
 }
 
 /// What an `ended` key says.
@@ -100,7 +160,7 @@ pub fn ended_parts(key: &[u8]) -> Option<(Timestamp, TenantId, ReportId)> {
 }
 
 pub fn reports_of(tenant: TenantId) -> Vec<u8> {
-    format!("r/{tenant}/").into_bytes()
+    Key::of(REPORTS).tenant(tenant).slash().end()
 }
 
 /// Whose report, and which, a report key names.
@@ -119,13 +179,11 @@ fn tenant_and_report(text: &[u8]) -> Option<(TenantId, ReportId)> {
 }
 
 pub fn inbox(tenant: TenantId, id_hash: &[u8; 16]) -> Vec<u8> {
-    let mut key = format!("i/{tenant}/").into_bytes();
-    key.extend_from_slice(id_hash);
-    key
+    Key::of(INBOX).tenant(tenant).slash().text(id_hash).end()
 }
 
 pub fn outbox(n: u64) -> Vec<u8> {
-    format!("o/{n:016x}").into_bytes()
+    Key::of(OUTBOX).digits(n).end()
 }
 
 /// The number in an outbox key.
@@ -134,8 +192,7 @@ pub fn outbox_number(key: &[u8]) -> Option<u64> {
 }
 
 pub fn timer(due: Timestamp, tenant: TenantId, subject: SubjectKey) -> Vec<u8> {
-    // milliseconds before 1970 do not occur: event times are checked at the edge
-    format!("t/{:016x}/{tenant}/{subject}", due.as_millisecond().max(0)).into_bytes()
+    Key::of(TIMERS).time(due).slash().tenant(tenant).slash().subject(subject).end()
 }
 
 /// What a timer key says.
@@ -148,7 +205,7 @@ pub fn timer_parts(key: &[u8]) -> Option<(Timestamp, TenantId, SubjectKey)> {
 }
 
 pub fn open_attempts(tenant: TenantId, subject: SubjectKey) -> Vec<u8> {
-    format!("x/{tenant}/{subject}").into_bytes()
+    Key::of(OPEN_ATTEMPTS).tenant(tenant).slash().subject(subject).end()
 }
 
 pub fn open_attempts_parts(key: &[u8]) -> Option<(TenantId, SubjectKey)> {
@@ -156,7 +213,7 @@ pub fn open_attempts_parts(key: &[u8]) -> Option<(TenantId, SubjectKey)> {
 }
 
 pub fn parked(tenant: TenantId, report: ReportId, n: u64) -> Vec<u8> {
-    format!("p/{tenant}/{report}/{n:016x}").into_bytes()
+    Key::of(PARKED).tenant(tenant).slash().number(report.0).slash().digits(n).end()
 }
 
 /// Tenant, report and number of a parked row.
@@ -168,14 +225,16 @@ pub fn parked_parts(key: &[u8]) -> Option<(TenantId, ReportId, u64)> {
 }
 
 pub fn dead_letter(tenant: Option<TenantId>, n: u64) -> Vec<u8> {
+    let mut key = Key::of(DEAD_LETTERS);
     match tenant {
-        Some(tenant) => format!("d/{tenant}/{n:016x}").into_bytes(),
-        None => format!("d/-/{n:016x}").into_bytes(),
-    }
+        Some(tenant) => key.tenant(tenant),
+        None => key.text(b"-"),
+    };
+    key.slash().digits(n).end()
 }
 
 pub fn dead_letters_of(tenant: TenantId) -> Vec<u8> {
-    format!("d/{tenant}/").into_bytes()
+    Key::of(DEAD_LETTERS).tenant(tenant).slash().end()
 }
 
 /// Tenant and number of a dead letter row.
@@ -229,6 +288,28 @@ mod tests {
         assert_eq!(dead_letter_parts(&dead_letter(None, 3)), Some((None, 3)));
         assert_eq!(dead_letter_parts(&dead_letter(Some(TENANT), 3)), Some((Some(TENANT), 3)));
         assert_eq!(outbox_number(&outbox(u64::MAX)), Some(u64::MAX));
+    }
+
+    #[test]
+    fn keys_are_as_the_table_says_however_long_their_numbers() {
+        let tenant = TenantId { account: u64::MAX, organization: u64::MAX };
+        let (report, n) = (ReportId(u64::MAX), u64::MAX);
+        let text = |key: Vec<u8>| String::from_utf8(key).expect("text");
+        for subject in [SubjectKey::Agent(AgentId(n)), SubjectKey::Identity(IdentityId(n)), SubjectKey::Report(report)] {
+            assert_eq!(text(super::subject(tenant, subject)), format!("s/{tenant}/{subject}"));
+            assert_eq!(text(open_attempts(tenant, subject)), format!("x/{tenant}/{subject}"));
+            assert_eq!(
+                text(timer(Timestamp::MAX, tenant, subject)),
+                format!("t/{:016x}/{tenant}/{subject}", Timestamp::MAX.as_millisecond())
+            );
+        }
+        assert_eq!(text(super::report(tenant, report)), format!("r/{tenant}/{report}"));
+        assert_eq!(text(parked(tenant, report, n)), format!("p/{tenant}/{report}/{n:016x}"));
+        assert_eq!(text(audit(tenant, Timestamp::MIN, 0x1f)), format!("a/{tenant}/0000000000000000/000000000000001f"));
+        assert_eq!(text(ended(Timestamp::MAX, tenant, report)), format!("z/{:016x}/{tenant}/{report}", Timestamp::MAX.as_millisecond()));
+        assert_eq!(text(dead_letter(None, 0xabc)), "d/-/0000000000000abc");
+        assert_eq!(text(dead_letter(Some(TENANT), 3)), "d/5.4/0000000000000003");
+        assert_eq!(inbox(TENANT, b"0123456789/.-abc"), b"i/5.4/0123456789/.-abc");
     }
 
     #[test]
