@@ -140,8 +140,9 @@ impl Publishing {
                     if count == 0 {
                         return Ok(()); // The link is gone.
                     }
+                    let now = Instant::now();
                     for job in turn.drain(..) {
-                        window.start(job).await;
+                        window.start(job, now).await;
                     }
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() && (!blocked || closing) => {
@@ -224,7 +225,7 @@ impl Window {
     }
 
     /// Hands a message to the channel. Its frames are queued there, in order, when this returns.
-    async fn start(&mut self, job: Job) {
+    async fn start(&mut self, job: Job, now: Instant) {
         let Job { message, epoch, answer } = job;
         if answer.is_closed() {
             return;
@@ -245,7 +246,7 @@ impl Window {
         let number = self.next;
         self.next += 1;
         let mut publication = publication(self.channels.of(&message), number, outgoing, Arc::clone(&message));
-        let flight = Flight { message, answer, started: Instant::now(), returned: None };
+        let flight = Flight { message, answer, started: now, returned: None };
         self.flights.insert(number, flight);
         // The first poll queues the frames: one after the other here, so that their order is ours.
         match std::future::poll_fn(|cx| std::task::Poll::Ready(publication.as_mut().poll(cx))).await {
