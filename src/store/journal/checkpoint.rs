@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::overlay::{Key, Layer, Newest};
+use super::overlay::{Layer, Newest};
 use super::pace::{Pace, Wish};
 use super::{Shared, half_done, log};
 use crate::crash::{self, Point};
@@ -186,7 +186,7 @@ impl Worker {
 
     /// The next rows that the overlay above has not replaced, as many as make a piece. Whatever that overlay has is durable
     /// in a newer file.
-    fn piece<'a>(&self, rows: &mut impl Iterator<Item = (&'a Key, &'a Newest)>) -> Result<Batch, StoreError> {
+    fn piece<'a>(&self, rows: &mut impl Iterator<Item = (&'a Box<[u8]>, &'a Newest)>) -> Result<Batch, StoreError> {
         let layers = self.shared.layers()?;
         let (mut piece, mut bytes) = (Batch::default(), 0);
         for (key, newest) in rows.take(ROWS_LOOKED_AT).filter(|(key, _)| !layers.active.rows.contains_key(*key)) {

@@ -7,19 +7,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use crate::mutation::{self, Defect};
 use crate::store::{Batch, Row, StoreError, keys};
 
 /// By key what is newest of it. Copies, which are smaller than a share in what the batch has.
-type Rows = BTreeMap<Key, Newest>;
-
-/// Most keys are no longer than that. They lie in the map itself, where comparing them is not a look elsewhere for each.
-pub(super) type Key = SmallVec<[u8; 32]>;
+type Rows = BTreeMap<Box<[u8]>, Newest>;
 
 /// Of a layer's rows those from some key on.
-type Within<'a> = Peekable<Range<'a, Key, Newest>>;
+type Within<'a> = Peekable<Range<'a, Box<[u8]>, Newest>>;
 
 pub(super) enum Newest {
     Removed,
@@ -61,7 +57,7 @@ impl Layer {
     fn take(&mut self, batch: &Batch, is_new: impl Fn(&[u8]) -> bool) {
         for (key, value) in &batch.writes {
             self.bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
-            match (self.rows.entry(Key::from_slice(key)), value) {
+            match (self.rows.entry(Box::from(key.as_ref())), value) {
                 (Entry::Occupied(entry), None) if entry.get().is_new() => drop(entry.remove()),
                 (Entry::Occupied(mut entry), Some(value)) => {
                     let new = entry.get().is_new();
@@ -129,7 +125,7 @@ impl Layers {
             let known_until = page.last().filter(|_| page.len() == limit).map(|(key, _)| key.clone());
             let mut page = page.into_iter().peekable();
             while found.len() < limit {
-                let above = [active.peek(), frozen.peek()].into_iter().flatten().map(|(key, _)| key.as_slice()).min();
+                let above = [active.peek(), frozen.peek()].into_iter().flatten().map(|(key, _)| key.as_ref()).min();
                 let above =
                     above.filter(|key| key.starts_with(prefix) && known_until.as_ref().is_none_or(|until| *key <= until.as_slice()));
                 match (page.peek(), above) {
@@ -139,8 +135,8 @@ impl Layers {
                     (_, Some(above)) => {
                         let above = above.to_vec();
                         let _replaced = page.next_if(|(key, _)| *key == above);
-                        let older = frozen.next_if(|(key, _)| key.as_slice() == above);
-                        let newest = active.next_if(|(key, _)| key.as_slice() == above).or(older);
+                        let older = frozen.next_if(|(key, _)| ***key == *above);
+                        let newest = active.next_if(|(key, _)| ***key == *above).or(older);
                         if let Some(value) = newest.and_then(|(_, newest)| newest.value()) {
                             found.push((above, value.to_vec()));
                         }
