@@ -52,8 +52,8 @@ impl Key {
     /// A number that keys are in the order of.
     fn digits(&mut self, number: u64) -> &mut Self {
         let end = self.length + 16;
-        // cannot fail: the slice is twice as long as the number
-        let _whole = hex::encode_to_slice(number.to_be_bytes(), &mut self.bytes[self.length..end]);
+        #[expect(clippy::expect_used, reason = "the slice is twice as long as the number")]
+        hex::encode_to_slice(number.to_be_bytes(), &mut self.bytes[self.length..end]).expect("two digits a byte");
         self.length = end;
         self
     }

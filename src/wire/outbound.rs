@@ -7,8 +7,6 @@
 
 pub(super) mod forms;
 
-use std::ops::Range;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -31,8 +29,6 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 pub const SOURCE: &str = "remedyd";
 /// Most events are shorter.
 const ORDINARY_BYTES: usize = 1024;
-/// As most ids are.
-const ORDINARY_ID_BYTES: usize = 64;
 
 /// What the relay publishes and the outbox keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,17 +47,24 @@ pub struct Outbound {
 
 /// The event of `notice`, as published for `tenant`.
 pub fn encode(tenant: TenantId, notice: &Notice) -> Outbound {
-    let (name, Id { text: message_id, tenant, subject }) = (notice.body.name(), Id::of(tenant, notice));
-    let (tenantid, subject) = (&message_id[tenant], &message_id[subject]);
+    // put together, not formatted, which takes longer: each message has them
+    let [mut one, mut other] = [itoa::Buffer::new(); 2];
+    let tenantid = [one.format(tenant.account), ".", other.format(tenant.organization)].concat();
+    let subject = match notice.about {
+        About::Report { report, .. } => ["incident_reports/", one.format(report.0)].concat(),
+        About::Agent(agent) => ["agents/", one.format(agent.0)].concat(),
+        About::Organization => "organization".to_owned(),
+    };
+    let message_id = [&tenantid, ":", &subject, ":", one.format(notice.sequence)].concat();
     let event = Event {
         specversion: "1.0",
         id: &message_id,
         source: SOURCE,
-        kind: name,
-        subject,
+        kind: notice.body.name(),
+        subject: &subject,
         time: Shown(notice.time),
         datacontenttype: "application/json",
-        tenantid,
+        tenantid: &tenantid,
         schemaversion: "1",
         sequence: Shown(notice.sequence),
         causationid: &notice.cause,
@@ -73,48 +76,12 @@ pub fn encode(tenant: TenantId, notice: &Notice) -> Outbound {
     #[expect(clippy::expect_used, reason = "strings, integers and lists of them; no input can make it fail")]
     serde_json::to_writer(&mut body, &event).expect("an event of strings and integers is JSON");
     Outbound {
-        routing_key: [name, ".", tenantid].concat(),
+        routing_key: [notice.body.name(), ".", &tenantid].concat(),
+        message_id,
         content_type: CONTENT_TYPE,
         timestamp_s: u64::try_from(notice.time.as_second()).unwrap_or(0),
         body,
-        tenantid: tenantid.to_owned(),
-        message_id,
-    }
-}
-
-/// The `id` of an event, and where in it stand the tenant and the subject.
-struct Id {
-    text: String,
-    tenant: Range<usize>,
-    subject: Range<usize>,
-}
-
-impl Id {
-    /// Written piece by piece: there is one for each message, and to format it takes several times as long.
-    fn of(tenant: TenantId, notice: &Notice) -> Self {
-        let number = |text: &mut String, number: u64| text.push_str(itoa::Buffer::new().format(number));
-        let mut text = String::with_capacity(ORDINARY_ID_BYTES);
-        number(&mut text, tenant.account);
-        text.push('.');
-        number(&mut text, tenant.organization);
-        let tenant = 0..text.len();
-        text.push(':');
-        let begin = text.len();
-        match notice.about {
-            About::Report { report, .. } => {
-                text.push_str("incident_reports/");
-                number(&mut text, report.0);
-            }
-            About::Agent(agent) => {
-                text.push_str("agents/");
-                number(&mut text, agent.0);
-            }
-            About::Organization => text.push_str("organization"),
-        }
-        let subject = begin..text.len();
-        text.push(':');
-        number(&mut text, notice.sequence);
-        Self { text, tenant, subject }
+        tenantid,
     }
 }
 
