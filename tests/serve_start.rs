@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 use node::Node;
 use outside::{Outside, Sent};
 use process::Process;
+use remedyd::broker::amqp::connection::Connection;
+use remedyd::broker::amqp::settings::{TimeOuts, Tls};
+use remedyd::broker::amqp::{Endpoint, declare};
+use remedyd::broker::topology::Topology;
 use service::{remedyd, replay, sample};
 use tempfile::TempDir;
 
@@ -255,6 +259,17 @@ async fn secrets_that_cannot_be_read_are_named_at_once() {
     assert!(!store.exists(), "a store was begun");
 }
 
+/// Does `what` where threads have to wait for a core: what a broker answers then arrives between any two of our steps.
+async fn on_busy_cores(what: impl AsyncFnOnce()) {
+    let over = Arc::new(AtomicBool::new(false));
+    let threads = 3 * thread::available_parallelism().unwrap().get();
+    let spin = |over: Arc<AtomicBool>| move || while !over.load(Ordering::Relaxed) {};
+    let spinning: Vec<_> = (0..threads).map(|_| thread::spawn(spin(over.clone()))).collect();
+    what().await;
+    over.store(true, Ordering::Relaxed);
+    spinning.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
 /// A broker that lacks something of what the service needs: each is named, the service waits, and goes on once it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_broker_lacks_is_named_and_waited_for() {
@@ -272,6 +287,7 @@ async fn what_a_broker_lacks_is_named_and_waited_for() {
         (output.status.code(), text)
     };
     let url = node.url().replace("guest:guest", "svc:secret");
+    let endpoint = Endpoint::parse(&url).unwrap();
     let apply = || assert_eq!(topology("apply", &node.url()).0, Some(0));
     apply();
     let start = |url: &str| {
@@ -308,6 +324,16 @@ async fn what_a_broker_lacks_is_named_and_waited_for() {
     permit([RIGHTS[0], "^$", RIGHTS[2]]);
     let (code, text) = topology("check", &url);
     assert!(code == Some(1) && text.matches("the right to write is lacking").count() == 2, "{code:?}: {text}");
+    on_busy_cores(async || {
+        for _ in 0..25 {
+            let asking = Connection::open(&endpoint, "asking", &Tls::default(), TimeOuts::default()).await.unwrap();
+            let lacking = declare::rights(&asking, &Topology::with_prefix("need", 1).unwrap()).await;
+            let objects: Vec<_> = lacking.unwrap().into_iter().map(|difference| difference.object).collect();
+            assert_eq!(objects, ["exchange need.status", "the default exchange (for dead letters)"]);
+            asking.close().await;
+        }
+    })
+    .await;
     permit(RIGHTS);
 
     // a queue with other arguments: the argument is named, by whoever may declare

@@ -3,18 +3,19 @@
 //! Never here: a name or an argument; they are all in [`Topology`]. [`check`] must never create anything.
 
 use std::fmt;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use lapin::BasicProperties;
+use futures_util::{Stream, StreamExt};
 use lapin::options::{BasicPublishOptions, ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Event};
+use tokio::time::timeout;
 
 use super::connection::{AmqpError, Connection, call};
 use super::settings::TimeOuts;
 use crate::broker::topology::{Argument, Arguments, Destination, Exchange, ExchangeKind, Queue, Topology};
 
-/// A refusal that is not told is asked for again, so often.
-const TIMES_UNTOLD: usize = 5;
 /// A broker that does not block answers a question about rights within milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -104,22 +105,18 @@ pub async fn check(connection: &Connection, topology: &Topology) -> Result<Vec<D
     Ok(differences)
 }
 
-/// As [`check`], and if all is there, whether this user may publish to it.
-pub async fn check_with_rights(connection: &Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
-    let differences = check(connection, topology).await?;
-    if differences.is_empty() { rights(connection, topology).await } else { Ok(differences) }
-}
-
 /// Where this user may not publish and a service has to. Without this a right that is lacking would show only with the first
 /// event to publish, perhaps a page at night.
 ///
 /// Asked within a transaction that is rolled back: the broker looks at the right when it gets the message, and nothing
 /// arrives anywhere. To the broker that is publishing all the same: while it has an alarm it blocks the connection that
-/// asks, which therefore has to be one of its own. Then nothing is known, and nothing is said to be lacking.
+/// asks. Then nothing is known, and nothing is said to be lacking. So the connection has to be one of its own, on which
+/// nothing else is asked either: a refusal is taken from what lapin tells the connection's listeners.
 pub async fn rights(connection: &Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
+    let mut events = pin!(connection.lapin().events_listener());
     let mut lacking = Vec::new();
     for (exchange, routing_key) in [(topology.status(), String::new()), (String::new(), topology.dead_letters())] {
-        match try_to_publish(connection, &exchange, &routing_key).await {
+        match try_to_publish(connection, events.as_mut(), &exchange, &routing_key).await {
             Ok(found) => lacking.extend(found),
             Err(AmqpError::TimedOut { .. }) => break,
             Err(error) => return Err(error),
@@ -128,31 +125,47 @@ pub async fn rights(connection: &Connection, topology: &Topology) -> Result<Vec<
     Ok(lacking)
 }
 
-async fn try_to_publish(connection: &Connection, exchange: &str, routing_key: &str) -> Result<Option<Difference>, AmqpError> {
+async fn try_to_publish(
+    connection: &Connection,
+    events: Pin<&mut (impl Stream<Item = Event> + Send)>,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<Option<Difference>, AmqpError> {
     let object = match exchange {
         "" => "the default exchange (for dead letters)".to_owned(),
         name => format!("exchange {name}"),
     };
     let time_outs = TimeOuts { call: ANSWER_WITHIN, ..*connection.time_outs() };
     let doing = format!("asking whether we may publish to {object}");
-    let mut untold = 0;
-    loop {
-        // closed with the connection, which soon follows
-        let channel = connection.lasting_channel().await?;
-        let asked = async {
-            channel.tx_select().await?;
-            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-            channel.basic_publish(exchange.into(), routing_key.into(), options, b"", properties).await?;
-            channel.tx_rollback().await
-        };
-        let Err(error) = call(doing.as_str(), &time_outs, asked).await else { return Ok(None) };
-        match channel_refusal(&error) {
-            Some((403, detail)) => return Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),
-            // the refusal came before the last question was asked, and lapin then does not say what it was
-            None if untold < TIMES_UNTOLD && is_closed_channel(&error) => untold += 1,
-            Some(_) | None => return Err(error),
+    // closed with the connection, which soon follows
+    let channel = connection.lasting_channel().await?;
+    let asked = async {
+        channel.tx_select().await?;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.basic_publish(exchange.into(), routing_key.into(), options, b"", properties).await?;
+        channel.tx_rollback().await
+    };
+    let Err(mut error) = call(doing.as_str(), &time_outs, asked).await else { return Ok(None) };
+    if channel_refusal(&error).is_some() || is_closed_channel(&error) {
+        // If the refusal came before the rollback was asked for, all that the failed call says is that the channel is closed.
+        if let Ok(Some(source)) = timeout(ANSWER_WITHIN, next_error(events)).await {
+            error = AmqpError::Failed { doing, source };
         }
     }
+    match channel_refusal(&error) {
+        Some((403, detail)) => Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),
+        Some(_) | None => Err(error),
+    }
+}
+
+/// Why the broker closed a channel, or the connection.
+async fn next_error(mut events: Pin<&mut (impl Stream<Item = Event> + Send)>) -> Option<lapin::Error> {
+    while let Some(event) = events.next().await {
+        if let Event::Error(error) = event {
+            return Some(error);
+        }
+    }
+    None
 }
 
 /// The channel was closed when something was asked on it.
