@@ -327,10 +327,9 @@ async fn what_a_broker_lacks_is_named_and_waited_for() {
     on_busy_cores(async || {
         for _ in 0..25 {
             let asking = Connection::open(&endpoint, "asking", &Tls::default(), TimeOuts::default()).await.unwrap();
-            let lacking = declare::rights(&asking, &Topology::with_prefix("need", 1).unwrap()).await;
+            let lacking = declare::rights(asking, &Topology::with_prefix("need", 1).unwrap()).await;
             let objects: Vec<_> = lacking.unwrap().into_iter().map(|difference| difference.object).collect();
             assert_eq!(objects, ["exchange need.status", "the default exchange (for dead letters)"]);
-            asking.close().await;
         }
     })
     .await;

@@ -68,8 +68,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             connection.close().await;
             if differences.is_empty() {
                 let asking = args.shape.broker.connect("remedyd topology rights").await?;
-                differences = declare::rights(&asking, &topology).await.map_err(whole)?;
-                asking.close().await;
+                differences = declare::rights(asking, &topology).await.map_err(whole)?;
             }
             for difference in &differences {
                 say(&difference.to_string())?;

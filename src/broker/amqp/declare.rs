@@ -110,17 +110,21 @@ pub async fn check(connection: &Connection, topology: &Topology) -> Result<Vec<D
 ///
 /// Asked within a transaction that is rolled back: the broker looks at the right when it gets the message, and nothing
 /// arrives anywhere. To the broker that is publishing all the same: while it has an alarm it blocks the connection that
-/// asks. Then nothing is known, and nothing is said to be lacking. So the connection has to be one of its own, on which
-/// nothing else is asked either: a refusal is taken from what lapin tells the connection's listeners.
-pub async fn rights(connection: &Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
-    let mut events = pin!(connection.lapin().events_listener());
+/// asks. Then nothing is known, and nothing is said to be lacking. So `asking` is a connection of its own, closed in the end,
+/// on which nothing else has been asked either: a refusal is taken from what lapin tells the connection's listeners.
+pub async fn rights(asking: Connection, topology: &Topology) -> Result<Vec<Difference>, AmqpError> {
+    let mut events = pin!(asking.lapin().events_listener());
     let mut lacking = Vec::new();
     for (exchange, routing_key) in [(topology.status(), String::new()), (String::new(), topology.dead_letters())] {
-        match try_to_publish(connection, events.as_mut(), &exchange, &routing_key).await {
+        match try_to_publish(&asking, events.as_mut(), &exchange, &routing_key).await {
             Ok(found) => lacking.extend(found),
             Err(AmqpError::TimedOut { .. }) => break,
             Err(error) => return Err(error),
         }
+    }
+    // one that is blocked would not even take our goodbye; dropped, it is cut
+    if !asking.lapin().status().blocked() {
+        asking.close().await;
     }
     Ok(lacking)
 }
@@ -146,11 +150,11 @@ async fn try_to_publish(
         channel.tx_rollback().await
     };
     let Err(mut error) = call(doing.as_str(), &time_outs, asked).await else { return Ok(None) };
-    if channel_refusal(&error).is_some() || is_closed_channel(&error) {
-        // If the refusal came before the rollback was asked for, all that the failed call says is that the channel is closed.
-        if let Ok(Some(source)) = timeout(ANSWER_WITHIN, next_error(events)).await {
-            error = AmqpError::Failed { doing, source };
-        }
+    // If the refusal came before the rollback was asked for, all that the failed call says is that the channel is closed.
+    if (channel_refusal(&error).is_some() || is_closed_channel(&error))
+        && let Ok(Some(source)) = timeout(ANSWER_WITHIN, next_error(events)).await
+    {
+        error = AmqpError::Failed { doing, source };
     }
     match channel_refusal(&error) {
         Some((403, detail)) => Ok(Some(Difference { object, what: Discrepancy::MayNotPublish { detail } })),

@@ -88,15 +88,10 @@ impl Session for Publishing {
 }
 
 impl Publishing {
-    /// On a connection of its own, see [`declare::rights`].
     async fn look_at_rights(&self) -> Result<(), AmqpError> {
         let AmqpSettings { endpoint, topology, tls, time_outs, .. } = &self.settings;
         let asking = Connection::open(endpoint, &format!("{} rights", topology.prefix()), tls, *time_outs).await?;
-        let lacking = declare::rights(&asking, topology).await?;
-        // one that is blocked would not even take our goodbye; dropped, it is cut
-        if !asking.lapin().status().blocked() {
-            asking.close().await;
-        }
+        let lacking = declare::rights(asking, topology).await?;
         if lacking.is_empty() {
             return Ok(());
         }
